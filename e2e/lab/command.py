@@ -52,6 +52,7 @@ def run(
             return _run_logged(full, timeout_seconds, stdin, surroundings, cwd, log)
         done = subprocess.run(
             full,
+            check=False,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
@@ -107,6 +108,7 @@ def _run_logged(
         try:
             code = subprocess.run(
                 argv,
+                check=False,
                 input=None if stdin is None else stdin.encode(),
                 stdin=subprocess.DEVNULL if stdin is None else None,
                 stdout=file,
