@@ -64,6 +64,16 @@ class Node:
         """Interface in the location's namespace, a port of its bridge ``br0``."""
         return f"tap{self.number}"
 
+    @property
+    def management_tap(self) -> str:
+        """Interface of the exec channel: no bridge, so it outlives every link cut."""
+        return f"mgmt{self.number}"
+
+    @property
+    def management_network(self) -> IPv4Network:
+        """Point to point; [1] is the location's end, [2] the node's."""
+        return IPv4Network(f"10.79.{self.location.number * 16 + self.number}.0/30")
+
 
 EAST = Location("east", 1, controllers=True)
 WEST = Location("west", 2, controllers=True)

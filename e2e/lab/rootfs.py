@@ -128,7 +128,16 @@ def _make_root(spec: RootSpec, mirror: str, root: Path) -> None:
         tail = "\n".join(log_path.read_text().splitlines()[-20:])
         raise RootError(f"mmdebstrap failed (whole log in {log_path}):\n{tail}")
     unfinished.chmod(0o755)
+    _prepare_for_nodes(unfinished)
     os.rename(unfinished, root)
+
+
+def _prepare_for_nodes(root: Path) -> None:
+    """The mount point of a node's files, and the kernel's modules where modprobe looks."""
+    (root / "lab").mkdir()
+    if (root / "usr/lib/uml/modules").is_dir():
+        shutil.rmtree(root / "usr/lib/modules", ignore_errors=True)
+        (root / "usr/lib/modules").symlink_to("uml/modules")
 
 
 def observe_mirror() -> str:
