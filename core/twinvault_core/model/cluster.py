@@ -1,0 +1,85 @@
+"""StorageCluster, StorageNode and ReplicationPair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .meta import Meta, Object, conditions_of
+from .pool import PoolSpec, PoolStatus
+
+
+@dataclass(frozen=True)
+class StorageCluster:
+    meta: Meta
+    match_labels: Mapping[str, str]
+    pools: tuple[PoolSpec, ...]
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: Object) -> StorageCluster:
+        spec = obj["spec"]
+        return cls(
+            meta=Meta.parse(obj),
+            match_labels=dict(spec["nodeSelector"]["matchLabels"]),
+            pools=tuple(PoolSpec.parse(p) for p in spec["pools"]),
+            status=obj.get("status") or {},
+        )
+
+    def pool(self, name: str) -> PoolSpec | None:
+        return next((p for p in self.pools if p.name == name), None)
+
+    def selects(self, node_labels: Mapping[str, str]) -> bool:
+        """Whether a Kubernetes node with these labels belongs to this cluster."""
+        return all(node_labels.get(k) == v for k, v in self.match_labels.items())
+
+
+@dataclass(frozen=True)
+class StorageNode:
+    """One node's pools; ``meta.name`` is the name of the Kubernetes node."""
+
+    meta: Meta
+    storage_cluster: str
+    pools: tuple[PoolSpec, ...]
+    erase_orphans: tuple[str, ...] = ()
+    pool_status: tuple[PoolStatus, ...] = ()
+    max_volumes: int = 0
+    observed_generation: int = 0
+    conditions: tuple[Mapping[str, Any], ...] = ()
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: Object) -> StorageNode:
+        spec, status = obj["spec"], obj.get("status") or {}
+        return cls(
+            meta=Meta.parse(obj),
+            storage_cluster=spec["storageCluster"],
+            pools=tuple(PoolSpec.parse(p) for p in spec.get("pools") or ()),
+            erase_orphans=tuple(spec.get("eraseOrphans") or ()),
+            pool_status=tuple(PoolStatus.parse(p) for p in status.get("pools") or ()),
+            max_volumes=status.get("maxVolumes") or 0,
+            observed_generation=status.get("observedGeneration") or 0,
+            conditions=conditions_of(obj),
+            status=status,
+        )
+
+
+@dataclass(frozen=True)
+class ReplicationPair:
+    meta: Meta
+    clusters: tuple[str, ...]
+    mode: str
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    status: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, obj: Object) -> ReplicationPair:
+        spec = obj["spec"]
+        return cls(
+            meta=Meta.parse(obj),
+            clusters=tuple(spec["clusters"]),
+            mode=spec["mode"],
+            spec=spec,
+            status=obj.get("status") or {},
+        )

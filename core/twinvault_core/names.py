@@ -1,0 +1,48 @@
+"""Every name that another program reads: API group, driver, labels, finalizers, topology."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "twinvault.io"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+DRIVER_NAME: Final = "csi.twinvault.io"
+TOPOLOGY_NODE: Final = "topology.csi.twinvault.io/node"
+"""Topology segment: the node that holds a volume. Every node has its own value."""
+TOPOLOGY_CLUSTER: Final = "topology.csi.twinvault.io/cluster"
+"""Topology segment: the StorageCluster of the node."""
+
+FINALIZER_VOLUME: Final = "twinvault.io/replicas"
+"""On a Volume; held by the operator until no VolumeReplica of it is left."""
+FINALIZER_REPLICA: Final = "twinvault.io/data"
+"""On a VolumeReplica; held by the node's agent until the data is erased."""
+FINALIZER_SNAPSHOT: Final = "twinvault.io/holders"
+"""On a Snapshot; held by the operator until every holder has erased its copy."""
+FINALIZER_CLUSTER: Final = "twinvault.io/volumes"
+"""On a StorageCluster and a ReplicationPair; held while volumes use it."""
+
+HOLDER_LABEL_PREFIX: Final = "holder.twinvault.io/"
+"""Label ``holder.twinvault.io/<node>`` on a Snapshot: that node's agent watches it."""
+
+ANNOTATION_CSI_NAME: Final = "csi.twinvault.io/name"
+"""On a Volume and a Snapshot: the name that the CSI caller asked for."""
+ANNOTATION_PVC: Final = "csi.twinvault.io/claim"
+"""On a Volume: namespace/name of the PersistentVolumeClaim."""
+
+PARAMETER_POOL: Final = "pool"
+PARAMETER_FS_TYPE: Final = "fsType"
+PARAMETER_REPLICATION_PAIR: Final = "replicationPair"
+STORAGE_CLASS_PARAMETERS: Final = frozenset(
+    {PARAMETER_POOL, PARAMETER_FS_TYPE, PARAMETER_REPLICATION_PAIR}
+)
+
+LEASE_NAMESPACE_DEFAULT: Final = "twinvault-system"
+NODE_LEASE_PREFIX: Final = "agent-"
+"""Lease ``agent-<node>`` is renewed by that node's agent."""
+OPERATOR_LEASE: Final = "twinvault-operator"
+
+HOST_DATA_DIR: Final = "/var/lib/twinvault"
+"""On every node: ``pools/<pool>`` are mounted here."""
+AGENT_SOCKET: Final = "/run/twinvault/agent.sock"

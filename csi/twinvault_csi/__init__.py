@@ -1,0 +1,1 @@
+"""The CSI driver csi.twinvault.io: identity, controller and node services."""

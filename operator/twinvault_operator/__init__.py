@@ -1,0 +1,1 @@
+"""The operator: observe the cluster, plan with twinvault_core, apply."""
