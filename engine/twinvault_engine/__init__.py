@@ -1,1 +1,1 @@
-"""The node storage engine: one file for each Linux tool, and the agent that drives it."""
+"""The storage engine of one node: pools, volumes, snapshots, and the agent that drives it."""
