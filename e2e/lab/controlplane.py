@@ -19,6 +19,7 @@ SCHEDULER = "kube-scheduler"
 API_SERVER_PORT = 6444
 """Where an API server itself listens, behind its location's proxy."""
 READY_TIMEOUT_SECONDS = 90
+_HOPELESS_ENDS = 3
 
 # A leader that is gone is replaced within six seconds instead of fifteen.
 _ELECTION = (
@@ -60,14 +61,15 @@ def wait_for_api_server(settings: Settings, location: Location) -> None:
     wait_until(
         f"the API server at {location.name} to be ready",
         lambda: (
-            is_api_server_ready(settings, location) or not process.is_running(API_SERVER, run_dir)
+            is_api_server_ready(settings, location)
+            or process.count_ends(API_SERVER, run_dir) >= _HOPELESS_ENDS
         ),
         timeout_seconds=READY_TIMEOUT_SECONDS,
         explain=lambda: explain(settings, location, (API_SERVER, "etcd")),
     )
-    if not process.is_running(API_SERVER, run_dir):
+    if process.count_ends(API_SERVER, run_dir) >= _HOPELESS_ENDS:
         why = explain(settings, location, (API_SERVER, "etcd"))
-        raise WaitError(f"the API server at {location.name} ended\n{why}")
+        raise WaitError(f"the API server at {location.name} ends again and again\n{why}")
 
 
 def is_api_server_ready(settings: Settings, location: Location) -> bool:
@@ -126,7 +128,14 @@ def explain(settings: Settings, location: Location, names: Sequence[str], lines:
 
 def _start(settings: Settings, location: Location, name: str, argv: list[str]) -> None:
     run_dir = settings.location_dir(location)
-    process.start(name, argv, run_dir=run_dir, namespace=location.namespace, env=ENVIRONMENT)
+    process.start(
+        name,
+        argv,
+        run_dir=run_dir,
+        namespace=location.namespace,
+        env=ENVIRONMENT,
+        restart=True,
+    )
 
 
 __all__ = [

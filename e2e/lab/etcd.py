@@ -61,7 +61,7 @@ def start_etcd(settings: Settings, location: Location) -> None:
     argv = plan_etcd_argv(
         ensure_binaries(settings) / NAME, location, run_dir / NAME, own.certificate, serving
     )
-    process.start(NAME, argv, run_dir=run_dir, namespace=location.namespace)
+    process.start(NAME, argv, run_dir=run_dir, namespace=location.namespace, restart=True)
 
 
 def etcd_client(settings: Settings, location: Location) -> EtcdClient:

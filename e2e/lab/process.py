@@ -32,6 +32,23 @@ shift 2
 exec "$@"
 """
 
+# $1 is the file that gets a line for every end. A foreground child delays the trap,
+# so on TERM (sent to the whole group) the program ends first and then this shell.
+_SUPERVISOR = """
+trap ended=1 TERM
+ends=$1
+shift
+while :; do
+    "$@"
+    code=$?
+    [ -z "$ended" ] || exit 0
+    echo "$code" >> "$ends"
+    echo "--- ended with code $code, starting again in a second"
+    sleep 1
+    [ -z "$ended" ] || exit 0
+done
+"""
+
 
 class ProcessError(Exception):
     """A process did not start, or did not end."""
@@ -71,12 +88,15 @@ def start(
     env: Mapping[str, str] | None = None,
     namespace: str | None = None,
     cwd: Path | None = None,
+    restart: bool = False,
     timeout_seconds: float = 10,
 ) -> int:
     """Start ``argv`` as ``name`` in a session of its own and return its pid.
 
     Does nothing when it runs already. ``env`` is added to ours, ``namespace`` is a
-    network namespace. Returns once the pid is recorded, not when it is ready.
+    network namespace. With ``restart`` it is started again whenever it ends by itself
+    (count_ends tells how often), and the pid is that of the shell that does so.
+    Returns once the pid is recorded, not when it is ready.
     """
     existing = running_pid(name, run_dir)
     if existing is not None:
@@ -87,7 +107,10 @@ def start(
     log = log_file(name, run_dir)
     if log.exists() and log.stat().st_size > _LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".log.old"))
+    _ends_file(name, run_dir).unlink(missing_ok=True)
     launcher = ["sh", "-c", _LAUNCHER, "sh", str(recorded), f"{recorded}.new"]
+    if restart:
+        launcher += ["sh", "-c", _SUPERVISOR, "sh", str(_ends_file(name, run_dir))]
     with log.open("ab") as file:
         file.write(f"--- {time.strftime('%F %T')} start of {name}\n".encode())
         file.flush()
@@ -162,15 +185,33 @@ def kill(name: str, run_dir: Path, *, timeout_seconds: float = 10) -> None:
     pid_file(name, run_dir).unlink(missing_ok=True)
 
 
+def count_ends(name: str, run_dir: Path) -> int:
+    """How often a process started with ``restart`` ended by itself since then."""
+    try:
+        return len(_ends_file(name, run_dir).read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
 def wait_for_end(name: str, run_dir: Path, *, timeout_seconds: float) -> bool:
-    """Wait until the process is gone; False when it is not after ``timeout_seconds``."""
+    """Wait until the process and its group are gone; False if not in time."""
     pid = running_pid(name, run_dir)
     if pid is None:
         return True
+    deadline = time.monotonic() + timeout_seconds
+    _wait_for_exit(name, run_dir, pid, timeout_seconds)
+    while _group_members(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _wait_for_exit(name: str, run_dir: Path, pid: int, timeout_seconds: float) -> None:
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
-        return True
+        return
     try:
         waiter = select.poll()
         waiter.register(handle, select.POLLIN)
@@ -178,22 +219,20 @@ def wait_for_end(name: str, run_dir: Path, *, timeout_seconds: float) -> bool:
             waiter.poll(timeout_seconds * 1000)
     finally:
         os.close(handle)
-    return not is_running(name, run_dir)
 
 
 def memory_mib(name: str, run_dir: Path) -> int | None:
-    """Resident memory of the process in MiB; None when it does not run."""
+    """Resident memory of the process and its group in MiB; None when it does not run."""
     pid = running_pid(name, run_dir)
     if pid is None:
         return None
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return None
-    for line in status.splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) // 1024
-    return None
+    pages = 0
+    for member in _group_members(pid):
+        try:
+            pages += int(Path(f"/proc/{member}/statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return pages * os.sysconf("SC_PAGE_SIZE") // (1024 * 1024)
 
 
 def names(run_dir: Path) -> list[str]:
@@ -219,6 +258,26 @@ def _is_alive(identity: Identity) -> bool:
     return same_start and _BOOT_ID.read_text().strip() == identity.boot_id
 
 
+def _group_members(group: int) -> list[int]:
+    """Pids of a process group, without zombies."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            line = (entry / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        fields = line.rpartition(")")[2].split()
+        if fields[0] not in "ZX" and int(fields[2]) == group:
+            members.append(int(entry.name))
+    return members
+
+
+def _ends_file(name: str, run_dir: Path) -> Path:
+    return run_dir / f"{name}.ends"
+
+
 def _parse_stat(line: str) -> tuple[int, str, int] | None:
     """Pid, state and start time of a line of /proc/PID/stat (proc(5))."""
     # The second field is the program's name in brackets and may hold anything.
@@ -227,21 +286,3 @@ def _parse_stat(line: str) -> tuple[int, str, int] | None:
     if len(fields) < 20:
         return None
     return int(head.split(" ", 1)[0]), fields[0], int(fields[19])
-
-
-__all__ = [
-    "Identity",
-    "ProcessError",
-    "is_running",
-    "kill",
-    "log_file",
-    "memory_mib",
-    "names",
-    "parse_pid_file",
-    "pid_file",
-    "running_pid",
-    "signal",
-    "start",
-    "stop",
-    "wait_for_end",
-]

@@ -6,10 +6,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 _print_lock = threading.Lock()
+_interrupted = threading.Event()
 
 
 class WaitError(Exception):
@@ -59,15 +60,21 @@ def wait_until(
         if waited - said > 15:
             said = waited
             say(f"  ... waiting for {what} ({waited:.0f} of {timeout_seconds:g} s)")
-        time.sleep(interval_seconds)
+        if _interrupted.wait(interval_seconds):
+            raise WaitError(f"interrupted while waiting for {what}")
 
 
 def together(actions: Iterable[Callable[[], object]]) -> None:
-    """Run the actions at the same time; raise the first error once all have ended."""
+    """Run the actions at the same time; raise the first error once all have ended.
+
+    When a person interrupts, waits in the other threads end too.
+    """
     with ThreadPoolExecutor(max_workers=16) as pool:
         futures: list[Future[object]] = [pool.submit(action) for action in actions]
-        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
-        for future in futures:
-            future.result()
+        try:
+            wait(futures)
+        except BaseException:
+            _interrupted.set()
+            raise
+    for future in futures:
+        future.result()

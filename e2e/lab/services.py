@@ -81,7 +81,7 @@ def start_api_proxy(settings: Settings, location: Location) -> None:
     config = run_dir / "haproxy.cfg"
     config.write_text(plan_api_proxy(location, str(authority(settings).certificate)))
     argv = ["haproxy", "-db", "-f", str(config)]
-    process.start(API_PROXY, argv, run_dir=run_dir, namespace=location.namespace)
+    process.start(API_PROXY, argv, run_dir=run_dir, namespace=location.namespace, restart=True)
 
 
 def start_service_proxy(settings: Settings, location: Location) -> None:
@@ -104,7 +104,7 @@ def start_service_proxy(settings: Settings, location: Location) -> None:
         "--conntrack-tcp-timeout-close-wait=0",
     ]
     run_dir = settings.location_dir(location)
-    process.start(SERVICE_PROXY, argv, run_dir=run_dir, namespace=location.namespace)
+    process.start(SERVICE_PROXY, argv, run_dir=run_dir, namespace=location.namespace, restart=True)
 
 
 def start_dns(settings: Settings, location: Location) -> None:
@@ -118,7 +118,7 @@ def start_dns(settings: Settings, location: Location) -> None:
         f"    kubeconfig {kubeconfig}\n    pods insecure\n    ttl 5\n  }}\n}}\n"
     )
     argv = [str(ensure_binaries(settings) / DNS), "-conf", str(config)]
-    process.start(DNS, argv, run_dir=run_dir, namespace=location.namespace)
+    process.start(DNS, argv, run_dir=run_dir, namespace=location.namespace, restart=True)
 
 
 def plan_cluster_objects() -> dict[str, object]:
