@@ -17,32 +17,9 @@ from pathlib import Path
 from e2e.lab.command import CommandError, run
 from e2e.lab.config import Settings
 from e2e.lab.oci import Image, Store
-from e2e.lab.rootfs import IMAGE_BASE, ensure_root, ensure_rootfs, locked
+from e2e.lab.rootfs import IMAGE_BASE, ensure_root, ensure_rootfs, locked, run_in_root, SEARCH_PATH
 
 BUILD_TIMEOUT_SECONDS = 900.0
-
-# $0: root. $1..: bind mounts as SOURCE TARGET pairs up to --, then the program.
-_ENTER = """
-set -e
-root=$0
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount --rbind /dev "$root/dev"
-mount --rbind /sys "$root/sys"
-mount -t proc proc "$root/proc"
-mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/run"
-mount -t tmpfs tmpfs "$root/mnt"
-mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
-while [ "$1" != -- ]; do
-    mkdir -p "$root$2"
-    mount --bind "$1" "$root$2"
-    shift 2
-done
-shift
-exec chroot "$root" "$@"
-"""
-
 
 class BuildError(RuntimeError):
     """An image could not be built; the message holds buildah's last lines."""
@@ -98,22 +75,16 @@ def _run(
     storage = work / "storage"
     storage.mkdir(parents=True, exist_ok=True)
     everything = {storage: "/mnt/storage", work: "/mnt/work", **mounts}
-    pairs = [text for item in everything.items() for text in (str(item[0]), item[1])]
-    shared = _pip_find_links()
-    pairs += [text for path in shared for text in (path, f"/mnt{path}")]
+    everything |= {Path(path): f"/mnt{path}" for path in _pip_find_links()}
     global_options = ["--root=/mnt/storage", "--runroot=/run/buildah", "--storage-driver=overlay"]
-    command = [argv[0], *global_options, *argv[1:]]
-    root = ensure_rootfs(settings)
-    entered = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL"]
-    run(
-        [*entered, "sh", "-c", _ENTER, str(root), *pairs, "--", *command],
+    run_in_root(
+        ensure_rootfs(settings),
+        [argv[0], *global_options, *argv[1:]],
+        everything,
+        env={"TMPDIR": "/mnt/work", "BUILDAH_FORMAT": "oci"},
         timeout_seconds=BUILD_TIMEOUT_SECONDS,
-        env={"TMPDIR": "/mnt/work", "HOME": "/root", "BUILDAH_FORMAT": "oci", "PATH": _PATH},
         log=log,
     )
-
-
-_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def _ensure_base_image(settings: Settings, work: Path) -> None:
@@ -129,7 +100,7 @@ def _ensure_base_image(settings: Settings, work: Path) -> None:
         timeout_seconds=300,
     )
     store = Store(work / "base-store")
-    store.put_image(base_image_name(), [layer], {"Env": [f"PATH={_PATH}"], "Cmd": ["bash"]})
+    store.put_image(base_image_name(), [layer], {"Env": [f"PATH={SEARCH_PATH}"], "Cmd": ["bash"]})
     source = f"oci:/mnt/base-store:{base_image_name()}"
     log = work / "build.log"
     _run(settings, work, ["buildah", "pull", source], {store.directory: "/mnt/base-store"}, log)

@@ -12,15 +12,18 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from e2e.lab.command import CommandError, run
 from e2e.lab.config import Settings
+from e2e.lab.progress import step
 
 MAKE_ROOT_TIMEOUT_SECONDS = 900
+SEARCH_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+ENTER_ROOT = Path(__file__).parent / "enter_root.sh"
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
 
@@ -43,7 +46,7 @@ class RootSpec:
 
 
 NODE_ROOT = RootSpec(
-    "node",
+    "nodes",
     "forky",
     (
         "btrfs-progs",
@@ -70,7 +73,7 @@ NODE_ROOT = RootSpec(
         "xfsprogs",
     ),
 )
-IMAGE_BASE = RootSpec("image-base", "bookworm", ("ca-certificates",))
+IMAGE_BASE = RootSpec("images", "bookworm", ("ca-certificates",))
 
 
 def ensure_rootfs(settings: Settings) -> Path:
@@ -86,8 +89,8 @@ def ensure_root(settings: Settings, spec: RootSpec) -> Path:
     root.parent.mkdir(parents=True, exist_ok=True)
     with locked(root.with_suffix(".lock")):
         if not root.is_dir():
-            print(f"making a Debian {spec.suite} root for {spec.purpose} in {root}", flush=True)
-            _make_root(spec, observe_mirror(), root)
+            with step(f"Debian {spec.suite} root for the {spec.purpose}"):
+                _make_root(spec, observe_mirror(), root)
     return root
 
 
@@ -115,17 +118,14 @@ def _make_root(spec: RootSpec, mirror: str, root: Path) -> None:
         str(unfinished),
         f"deb {mirror} {spec.suite} main",
     ]
-    log_path = root.with_suffix(".log")
-    with log_path.open("w") as log:
-        try:
-            done = subprocess.run(
-                command, stdout=log, stderr=log, timeout=MAKE_ROOT_TIMEOUT_SECONDS, check=False
-            )
-        except FileNotFoundError:
-            raise RootError("mmdebstrap is missing: apt-get install mmdebstrap") from None
-    if done.returncode:
-        tail = "\n".join(log_path.read_text().splitlines()[-20:])
-        raise RootError(f"mmdebstrap failed (whole log in {log_path}):\n{tail}")
+    if shutil.which("mmdebstrap") is None:
+        raise RootError("mmdebstrap is missing: apt-get install mmdebstrap")
+    log = root.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    try:
+        run(command, timeout_seconds=MAKE_ROOT_TIMEOUT_SECONDS, log=log)
+    except CommandError as error:
+        raise RootError(str(error)) from error
     unfinished.chmod(0o755)
     _prepare_for_nodes(unfinished)
     os.rename(unfinished, root)
@@ -139,15 +139,36 @@ def _prepare_for_nodes(root: Path) -> None:
         (root / "usr/lib/modules").symlink_to("uml/modules")
 
 
+def run_in_root(
+    root: Path,
+    argv: Sequence[str],
+    mounts: Mapping[Path, str],
+    *,
+    env: Mapping[str, str] | None = None,
+    timeout_seconds: float,
+    network: bool = True,
+    log: Path | None = None,
+) -> str:
+    """Run ``argv`` chrooted in ``root``, in mount and pid namespaces that end with it.
+
+    ``mounts`` maps a directory or file here to its absolute path inside. Returns
+    standard output; raises CommandError (see command.run).
+    """
+    pairs = [text for source, target in mounts.items() for text in (str(source), target)]
+    isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child=SIGKILL"]
+    isolated += [] if network else ["--net"]
+    return run(
+        [*isolated, "sh", str(ENTER_ROOT), str(root), *pairs, "--", *argv],
+        env={"PATH": SEARCH_PATH, "HOME": "/root", **(env or {})},
+        timeout_seconds=timeout_seconds,
+        log=log,
+    )
+
+
 def observe_mirror() -> str:
     """URI of the mirror that apt here uses for Debian itself (not its security archive)."""
-    output = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(LABEL)|$(CREATED_BY)"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
+    line = "$(REPO_URI)|$(LABEL)|$(CREATED_BY)"
+    output = run(["apt-get", "indextargets", "--format", line], timeout_seconds=60)
     return choose_mirror(output.splitlines())
 
 
