@@ -25,7 +25,7 @@ def find_leftovers(lab: Lab) -> frozenset[str]:
     volumes = json.loads(lab.kubectl("get", "persistentvolumes,volumeattachments", "-o", "json"))
     found.update(f"{o['kind']} {o['metadata']['name']}" for o in volumes["items"])
     for node in lab.nodes:
-        lines = lab.node(node.name).exec("sh", "-c", _SCRIPT).splitlines()
+        lines = node.exec("sh", "-c", _SCRIPT).check().text.splitlines()
         found.update(f"{node.name} {line}" for line in lines if line.strip())
     return frozenset(found)
 

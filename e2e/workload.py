@@ -103,7 +103,7 @@ class Namespace:
 
     def apply(self, *objects: Object) -> None:
         body = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self.lab.kubectl("apply", "-n", self.name, "-f", "-", input=json.dumps(body))
+        self.lab.kubectl("apply", "-n", self.name, "-f", "-", stdin=json.dumps(body))
 
     def kubectl(self, *words: str, timeout_seconds: float = 60) -> str:
         return self.lab.kubectl("-n", self.name, *words, timeout_seconds=timeout_seconds)

@@ -16,7 +16,7 @@ from e2e.workload import Namespace
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     """The running lab; ``make e2e`` has brought it up."""
-    running = Lab.from_environment()
+    running = Lab()
     deploy.install_chart(running)
     deploy.apply_example(running, "two-sites.yaml")
     deploy.wait_sites(running)
