@@ -44,7 +44,10 @@ class Unstage:
 
 @dataclass(frozen=True)
 class Publish:
-    """Bind the staged filesystem, or the device of a Block volume, to ``target_path``. ``{}``."""
+    """Bind the staged filesystem, or the device of a Block volume, to ``target_path``. ``{}``.
+
+    With ``single_writer`` FailedPrecondition when it is published at another target already.
+    """
 
     operation: ClassVar[str] = "publish"
     volume_id: str
@@ -53,6 +56,7 @@ class Publish:
     volume_mode: str
     mount_options: tuple[str, ...] = ()
     read_only: bool = False
+    single_writer: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,17 @@ def parse_request(line: bytes) -> Request:
     return request
 
 
+_TYPES: Mapping[str, type] = {
+    "size_bytes": int,
+    "read_only": bool,
+    "single_writer": bool,
+    "mount_options": tuple,
+}
+
+
 def _check_types(request: Request) -> None:
     for key, value in asdict(request).items():
-        wanted: type = {"size_bytes": int, "read_only": bool, "mount_options": tuple}.get(key, str)
+        wanted = _TYPES.get(key, str)
         if type(value) is not wanted:
             raise InvalidError(f"{request.operation}: {key} is not a {wanted.__name__}")
         if isinstance(value, tuple) and not all(isinstance(item, str) for item in value):

@@ -13,6 +13,8 @@ class ErrorCode(StrEnum):
     """The kinds of failure that processes tell one another apart by."""
 
     INVALID = "Invalid"
+    OUT_OF_RANGE = "OutOfRange"
+    """A size that cannot be: too large, smaller than what it is copied from, no room to grow."""
     NOT_FOUND = "NotFound"
     ALREADY_EXISTS = "AlreadyExists"
     """Something of that name exists and differs from what was asked for."""
@@ -56,6 +58,12 @@ class InvalidError(TwinvaultError):
     """Bad input; nothing was changed."""
 
     code = ErrorCode.INVALID
+
+
+class OutOfRangeError(InvalidError):
+    """A size that cannot be; another size may be asked for."""
+
+    code = ErrorCode.OUT_OF_RANGE
 
 
 class NotFoundError(TwinvaultError):

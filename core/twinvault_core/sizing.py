@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import InvalidError
+from .errors import InvalidError, OutOfRangeError
 
 MIB = 1024**2
 GIB = 1024**3
@@ -25,8 +25,8 @@ def round_up(value: int, step: int) -> int:
 def choose_volume_size(required_bytes: int, limit_bytes: int, fs_type: str | None) -> int:
     """Size to make for a CSI capacity range (0 stands for "not given"), in bytes.
 
-    A multiple of 4096. InvalidError when the range is negative, empty, too large, or leaves no
-    size that the filesystem can live in.
+    A multiple of 4096. InvalidError when the range is negative or empty, OutOfRangeError when it
+    is too large or leaves no size that the filesystem can live in.
     """
     if required_bytes < 0 or limit_bytes < 0:
         raise InvalidError(f"capacity range {required_bytes}..{limit_bytes} is negative")
@@ -36,12 +36,12 @@ def choose_volume_size(required_bytes: int, limit_bytes: int, fs_type: str | Non
     wanted = required_bytes or min(DEFAULT_VOLUME_BYTES, limit_bytes or DEFAULT_VOLUME_BYTES)
     size = round_up(max(wanted, smallest), BLOCK_BYTES)
     if limit_bytes and size > limit_bytes:
-        raise InvalidError(
+        raise OutOfRangeError(
             f"no size fits: the limit is {limit_bytes} bytes, the smallest volume"
             f" {smallest} bytes and sizes are multiples of {BLOCK_BYTES}"
         )
     if size > MAX_VOLUME_BYTES:
-        raise InvalidError(f"{size} bytes are more than the largest volume, {MAX_VOLUME_BYTES}")
+        raise OutOfRangeError(f"{size} bytes are more than the largest volume, {MAX_VOLUME_BYTES}")
     return size
 
 
