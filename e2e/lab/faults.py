@@ -44,12 +44,15 @@ class LinkFault:
 
     def __str__(self) -> str:
         parts = []
-        if len(self.silent_from) == 2:
-            parts.append("cut")
-        parts += [f"cut from {self.silent_from[0]}"] * (len(self.silent_from) == 1)
-        parts += [f"delay {self.delay_ms:g} ms"] * bool(self.delay_ms)
-        parts += [f"loss {self.loss_percent:g} %"] * bool(self.loss_percent)
-        parts += [f"rate {self.rate_mbit:g} Mbit/s"] * bool(self.rate_mbit)
+        if self.silent_from:
+            one_way = len(self.silent_from) == 1
+            parts.append(f"cut from {self.silent_from[0]}" if one_way else "cut")
+        if self.delay_ms:
+            parts.append(f"delay {self.delay_ms:g} ms")
+        if self.loss_percent:
+            parts.append(f"loss {self.loss_percent:g} %")
+        if self.rate_mbit:
+            parts.append(f"rate {self.rate_mbit:g} Mbit/s")
         return ", ".join(parts) or "whole"
 
 
