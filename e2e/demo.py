@@ -1,0 +1,62 @@
+"""`make demo`: the lab, twinvault on it, and a hospital's PostgreSQL registering patients."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from e2e import deploy
+from e2e.hospital import Hospital
+from e2e.lab import cluster
+from e2e.lab.api import Lab
+from e2e.lab.cli import FAILURES
+from e2e.lab.progress import say, step
+
+_SHOWN = (
+    ("get", "nodes", "-L", "topology.kubernetes.io/zone"),
+    ("get", "storageclusters,storagenodes,replicationpairs"),
+    ("get", "pods", "-A", "-o", "wide"),
+    ("get", "pvc", "-A"),
+    ("get", "volumes.twinvault.io,volumereplicas"),
+)
+
+_NEXT = """
+The lab goes on running. Look around:
+  python3 -m e2e.lab status
+  python3 -m e2e.lab kubectl describe volumes.twinvault.io
+  python3 -m e2e.lab kubectl -n his logs -f deployment/registration
+  python3 -m e2e.lab kubectl apply -f examples/snapshot.yaml
+  python3 -m e2e.lab node kill east-1     # power cut; `node start east-1` brings it back
+  make demo-down                          # removes everything
+"""
+
+
+def main() -> int:
+    begun = time.monotonic()
+    lab = Lab()
+    try:
+        cluster.up(lab.settings)
+        deploy.install_chart(lab)
+        deploy.apply_example(lab, "two-sites.yaml")
+        deploy.wait_sites(lab)
+        deploy.apply_example(lab, "his-postgresql.yaml")
+        hospital = Hospital(lab)
+        with step("waiting for PostgreSQL on its volume"):
+            hospital.wait_ready()
+        with step("waiting for patients to be registered"):
+            hospital.wait_registered(hospital.count_patients() + 10)
+    except (*FAILURES, deploy.WaitError) as error:
+        say(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; `make demo` goes on from here, `make demo-down` removes everything")
+        return 130
+    for words in _SHOWN:
+        deploy.show(lab, *words)
+    say(f"{hospital.count_patients()} patients are registered; {time.monotonic() - begun:.0f} s")
+    say(_NEXT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
