@@ -57,7 +57,7 @@ def link_interface(peer: Location) -> str:
 def plan_routes(location: Location, nodes: Sequence[Node]) -> list[list[str]]:
     """Arguments of `ip route replace`, one list a route, for one location.
 
-    Links carry no addresses of their own: the other end answers for its gateway
+    Links have no networks of their own: the other end answers for its gateway
     address, and what starts here carries this gateway's.
     """
     # A service address needs some route before the proxy's rules can change it.
@@ -166,7 +166,10 @@ def _ensure_link(one: Location, other: Location) -> None:
         add = ["ip", "link", "add", link_interface(other), "type", "veth", *peer]
         run(add, namespace=one.namespace, timeout_seconds=_TIMEOUT_SECONDS)
     for location, interface in ((one, link_interface(other)), (other, link_interface(one))):
-        _ip_batch(location, f"link set {interface} up\n")
+        # The gateway's address once more: what the service proxy masquerades takes the
+        # address of the interface it leaves by.
+        address = f"addr replace {location.gateway}/32 dev {interface}"
+        _ip_batch(location, f"{address}\nlink set {interface} up\n")
 
 
 def _interfaces(location: Location) -> set[str]:
