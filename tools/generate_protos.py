@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path("twinvault_csi/pb")
@@ -86,15 +87,11 @@ def generate(directory: Path) -> Path:
     for proto in PROTOS:
         # The path below the include root becomes the Python import and the name in the registry.
         shutil.copyfile(_download(proto) / proto.path, source / PACKAGE / proto.name)
-    _compile(source, output)
     package = output / PACKAGE
     versions = ", ".join(f"{p.module} {p.version}" for p in PROTOS)
     (package / "__init__.py").write_text(f'"""Generated from {versions}."""\n')
-    sys.path.insert(0, str(output))
-    for proto in PROTOS:
-        _write_service_stub(package, proto.name.removesuffix(".proto"))
-    sys.path.remove(str(output))
-    shutil.rmtree(package / "__pycache__", ignore_errors=True)
+    for compiled in _compile(source, output):
+        _write_service_stub(package, compiled)
     return package
 
 
@@ -120,62 +117,58 @@ def _download(proto: Proto) -> Path:
     return Path(answer["Dir"])
 
 
-def _compile(source: Path, output: Path) -> None:
+def _compile(source: Path, output: Path) -> Iterable[FileDescriptorProto]:
+    descriptors = source / "descriptors"
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc", f"-I{source}"),
         *(f"--python_out={output}", f"--pyi_out={output}", f"--grpc_python_out={output}"),
+        f"--descriptor_set_out={descriptors}",
         *(str(PACKAGE / proto.name) for proto in PROTOS),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     if done.returncode != 0:
         raise GenerateError(f"protoc: {done.stderr.strip()} (pip install -r requirements-dev.txt)")
+    return FileDescriptorSet.FromString(descriptors.read_bytes()).file
 
 
-def _write_service_stub(package: Path, name: str) -> None:
-    """Types of the gRPC half: protoc writes them for the messages only."""
-    # In this process the checked-in package may be imported already; the descriptors of a file
-    # are the same object in both, so a copy under another name would only collide.
-    sys.modules.pop(f"twinvault_csi.pb.{name}_pb2", None)
-    services = import_module(f"twinvault_csi.pb.{name}_pb2").DESCRIPTOR.services_by_name
-    lines = ["import grpc", "import grpc.aio", f"from twinvault_csi.pb import {name}_pb2", ""]
-    for service in services.values():
-        lines += [f"class {service.name}Stub:"]
+def _write_service_stub(package: Path, proto: FileDescriptorProto) -> None:
+    """Types of the gRPC half of ``proto``: protoc writes them for the messages only."""
+    name = Path(proto.name).stem
+    lines = [
+        *("from typing import Any", "import grpc", "import grpc.aio"),
+        *(f"from twinvault_csi.pb import {name}_pb2", ""),
+        *("_Context = grpc.aio.ServicerContext[Any, Any]", ""),
+    ]
+    for service in proto.service:
+        calls = [
+            (m.name, *(f"{name}_pb2.{t.rpartition('.')[2]}" for t in (m.input_type, m.output_type)))
+            for m in service.method
+            if not m.server_streaming
+        ]
         lines += [
-            "    def __init__(self, channel: grpc.aio.Channel | grpc.Channel) -> None: ...",
-            *(
-                f"    {m.name}: grpc.aio.UnaryUnaryMultiCallable[{_message(name, m.input_type)},"
-                f" {_message(name, m.output_type)}]"
-                for m in service.methods
-                if not m.server_streaming
-            ),
+            f"class {service.name}Stub:",
+            "    def __init__(self, channel: grpc.aio.Channel) -> None: ...",
+            *(f"    {call}: grpc.aio.UnaryUnaryMultiCallable[{i}, {o}]" for call, i, o in calls),
             "",
             f"class {service.name}Servicer:",
             *(
-                f"    async def {m.name}(self, request: {_message(name, m.input_type)},"
-                f" context: grpc.aio.ServicerContext) -> {_message(name, m.output_type)}: ..."
-                for m in service.methods
-                if not m.server_streaming
+                f"    async def {call}(self, request: {i}, context: _Context) -> {o}: ..."
+                for call, i, o in calls
             ),
-            "    ...",
             "",
-            f"def add_{service.name}Servicer_to_server(servicer: {service.name}Servicer,"
-            " server: grpc.aio.Server) -> None: ...",
+            f"def add_{service.name}Servicer_to_server(",
+            f"    servicer: {service.name}Servicer, server: grpc.aio.Server",
+            ") -> None: ...",
             "",
         ]
     (package / f"{name}_pb2_grpc.pyi").write_text("\n".join(lines))
-
-
-def _message(name: str, descriptor: object) -> str:
-    return f"{name}_pb2.{descriptor.name}"  # type: ignore[attr-defined]
 
 
 def _differences(fresh: Path) -> Iterator[str]:
     names = {path.name for folder in (fresh, TARGET) for path in folder.glob("*.py*")}
     for name in sorted(names):
         ours, theirs = TARGET / name, fresh / name
-        if not (
-            ours.exists() and theirs.exists() and filecmp.cmp(ours, theirs, shallow=False)
-        ):
+        if not (ours.exists() and theirs.exists() and filecmp.cmp(ours, theirs, shallow=False)):
             yield name
 
 
