@@ -31,6 +31,9 @@ ANNOTATION_CSI_NAME: Final = "csi.twinvault.io/name"
 ANNOTATION_PVC: Final = "csi.twinvault.io/claim"
 """On a Volume: namespace/name of the PersistentVolumeClaim."""
 
+ANNOTATION_GIVE_UP: Final = "twinvault.io/give-up"
+"""On a Snapshot that is being deleted: the lost node whose copy is forgotten."""
+
 PARAMETER_POOL: Final = "pool"
 PARAMETER_FS_TYPE: Final = "fsType"
 PARAMETER_REPLICATION_PAIR: Final = "replicationPair"

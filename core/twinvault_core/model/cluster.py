@@ -15,6 +15,7 @@ class StorageCluster:
     meta: Meta
     match_labels: Mapping[str, str]
     pools: tuple[PoolSpec, ...]
+    spec: Mapping[str, Any] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -24,6 +25,7 @@ class StorageCluster:
             meta=Meta.parse(obj),
             match_labels=dict(spec["nodeSelector"]["matchLabels"]),
             pools=tuple(PoolSpec.parse(p) for p in spec["pools"]),
+            spec=spec,
             status=obj.get("status") or {},
         )
 
@@ -47,6 +49,7 @@ class StorageNode:
     max_volumes: int = 0
     observed_generation: int = 0
     conditions: tuple[Mapping[str, Any], ...] = ()
+    spec: Mapping[str, Any] = field(default_factory=dict)
     status: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -61,8 +64,15 @@ class StorageNode:
             max_volumes=status.get("maxVolumes") or 0,
             observed_generation=status.get("observedGeneration") or 0,
             conditions=conditions_of(obj),
+            spec=spec,
             status=status,
         )
+
+    def pool(self, name: str) -> PoolSpec | None:
+        return next((p for p in self.pools if p.name == name), None)
+
+    def pool_state(self, name: str) -> PoolStatus | None:
+        return next((p for p in self.pool_status if p.name == name), None)
 
 
 @dataclass(frozen=True)

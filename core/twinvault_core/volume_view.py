@@ -1,0 +1,49 @@
+"""Everything that a decision about one Volume looks at, as it was at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .model import ReplicationPair, StorageCluster, Volume, VolumeReplica
+from .placement import Candidate
+from .source_check import SourceView
+
+
+@dataclass(frozen=True)
+class VolumeView:
+    """``volume`` None: no such Volume, but replicas name it.
+
+    ``lost`` maps nodes whose agent is silent to a text that says since when.
+    ``readers`` names what still reads the volume's data: clones and snapshots in the making.
+    """
+
+    name: str
+    volume: Volume | None
+    replicas: tuple[VolumeReplica, ...] = ()
+    clusters: Mapping[str, StorageCluster] = field(default_factory=dict)
+    candidates: tuple[Candidate, ...] = ()
+    source: SourceView = field(default_factory=SourceView)
+    pair: ReplicationPair | None = None
+    lost: Mapping[str, str] = field(default_factory=dict)
+    readers: tuple[str, ...] = ()
+
+    def own_replicas(self) -> tuple[VolumeReplica, ...]:
+        """Replicas of this very Volume, not of an earlier one of the same name."""
+        if self.volume is None:
+            return ()
+        uid = self.volume.meta.uid
+        return tuple(r for r in self.replicas if r.volume_uid == uid)
+
+    def foreign_replicas(self) -> tuple[VolumeReplica, ...]:
+        """Replicas whose Volume is gone."""
+        own = {r.meta.name for r in self.own_replicas()}
+        return tuple(r for r in self.replicas if r.meta.name not in own)
+
+    def candidate(self, node: str) -> Candidate | None:
+        return next((c for c in self.candidates if c.name == node), None)
+
+
+def placed_nodes(volume: Volume) -> tuple[str, ...]:
+    """Nodes that placement chose; empty until it has."""
+    return tuple((volume.status.get("placement") or {}).get("nodes") or ())
