@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import resource
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +19,11 @@ from pathlib import Path
 from e2e.lab.command import CommandError, run
 from e2e.lab.config import Settings
 from e2e.lab.oci import Image, Store
-from e2e.lab.rootfs import IMAGE_BASE, ensure_root, ensure_rootfs, locked, run_in_root, SEARCH_PATH
+from e2e.lab.rootfs import IMAGE_BASE, SEARCH_PATH, ensure_root, ensure_rootfs, locked, run_in_root
 
 BUILD_TIMEOUT_SECONDS = 900.0
+STORAGE_LIMIT_GIB = 12
+
 
 class BuildError(RuntimeError):
     """An image could not be built; the message holds buildah's last lines."""
@@ -44,6 +48,7 @@ def build(
     """
     work = settings.cache / "buildah"
     with locked(work / "lock"):
+        _limit_storage(work)
         _ensure_base_image(settings, work)
         configuration = _write_pip_configuration(work)
         arguments = {"BASE_IMAGE": base_image_name(), **build_args}
@@ -69,6 +74,20 @@ def build(
     return image
 
 
+def parse_copied_paths(dockerfile: str) -> list[str]:
+    """Paths of the build context that a Dockerfile copies, in its order."""
+    joined = re.sub(r"\\\s*\n", " ", dockerfile)
+    paths: list[str] = []
+    for line in joined.splitlines():
+        words = line.split()
+        if not words or words[0].upper() not in {"COPY", "ADD"}:
+            continue
+        flags = [word for word in words[1:] if word.startswith("--")]
+        if not any(flag.startswith("--from=") for flag in flags):
+            paths += [word for word in words[1:-1] if not word.startswith("--")]
+    return paths
+
+
 def _run(
     settings: Settings, work: Path, argv: Sequence[str], mounts: Mapping[Path, str], log: Path
 ) -> None:
@@ -87,9 +106,21 @@ def _run(
     )
 
 
+def _limit_storage(work: Path) -> None:
+    """Old layers are never removed one by one: beyond a limit all go, at rebuild time."""
+    storage = work / "storage"
+    if not storage.exists():
+        return
+    used = run(["du", "--summarize", "--block-size=1G", str(storage)], timeout_seconds=120)
+    if int(used.split()[0]) > STORAGE_LIMIT_GIB:
+        shutil.rmtree(storage)
+        for marker in work.glob("base-*.imported"):
+            marker.unlink()
+
+
 def _ensure_base_image(settings: Settings, work: Path) -> None:
     """Import the Debian root as a local image, once for each list of packages."""
-    marker = work / f"base-{IMAGE_BASE.key}"
+    marker = work / f"base-{IMAGE_BASE.key}.imported"
     if marker.exists():
         return
     base = ensure_root(settings, IMAGE_BASE)

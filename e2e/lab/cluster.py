@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 from e2e.lab import controlplane, faults, images, network, node, pki, services, sites
 from e2e.lab.binaries import ensure_binaries
@@ -78,6 +79,9 @@ def _boot(settings: Settings) -> None:
     for one in running:
         node.thaw(settings, one)
     sites.boot_all(settings, settings.nodes)
+    # A node keeps its disks: what was built since they were made is loaded now.
+    current = images.ensure_images(settings)
+    together([partial(images.ensure_loaded, settings, one, current) for one in settings.nodes])
 
 
 def _wait_for_nodes(settings: Settings, booted: list[Node], started: datetime) -> None:

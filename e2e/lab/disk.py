@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +35,12 @@ def disks_of(settings: Settings, node: Node) -> Disks:
     return Disks(directory / "system", directory / "data", directory / "spare")
 
 
-def ensure_disks(settings: Settings, node: Node, golden: Path) -> Disks:
-    """Make the disks that are missing; the system disk is a copy of ``golden``."""
+def ensure_disks(settings: Settings, node: Node, golden: Callable[[], Path]) -> Disks:
+    """Make the disks that are missing; the system disk is a copy of ``golden()``."""
     disks = disks_of(settings, node)
     disks.system.parent.mkdir(parents=True, exist_ok=True)
     if not disks.system.exists():
-        copy_sparse(golden, disks.system)
+        copy_sparse(golden(), disks.system)
     ensure_blank(disks.data, settings.data_disk_gib << 30)
     ensure_blank(disks.spare, SPARE_DISK_GIB << 30)
     return disks
@@ -61,7 +61,7 @@ def copy_sparse(source: Path, target: Path) -> None:
         ["cp", "--sparse=always", "--reflink=auto", str(source), str(unfinished)],
         timeout_seconds=300,
     )
-    os.rename(unfinished, target)
+    unfinished.rename(target)
 
 
 def make_ext4(path: Path, size_bytes: int) -> None:

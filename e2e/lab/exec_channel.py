@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from e2e.lab.config import Node
@@ -131,10 +132,7 @@ def connect_in_namespace(
 
     def make() -> None:
         try:
-            with open(f"/run/netns/{namespace}", "rb") as handle:
-                if _libc.setns(handle.fileno(), _CLONE_NEWNET):
-                    code = ctypes.get_errno()
-                    raise OSError(code, f"cannot enter {namespace}: {os.strerror(code)}")
+            _enter_namespace(namespace)
             made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         except OSError as error:
             errors.append(error)
@@ -154,6 +152,13 @@ def connect_in_namespace(
         connection.close()
         raise
     return connection
+
+
+def _enter_namespace(namespace: str) -> None:
+    with Path(f"/run/netns/{namespace}").open("rb") as handle:
+        if _libc.setns(handle.fileno(), _CLONE_NEWNET):
+            code = ctypes.get_errno()
+            raise OSError(code, f"cannot enter {namespace}: {os.strerror(code)}")
 
 
 def _start_sending(connection: socket.socket, stdin: bytes | BinaryIO | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.lab import buildah
@@ -38,7 +39,6 @@ DOCKERFILE_IMAGES = {
     DRIVER_IMAGE: "images/Dockerfile",
     POSTGRESQL_IMAGE: "images/postgresql.Dockerfile",
 }
-_NOT_IN_IMAGES = {"e2e", "tests", "docs", "bench", "charts", "examples", "build", "dist"}
 _GOLDEN_DISKS_KEPT = 2
 _IMPORT_TIMEOUT_SECONDS = 300.0
 
@@ -58,22 +58,25 @@ def image_store(settings: Settings) -> Store:
 
 def ensure_images(settings: Settings) -> tuple[Image, ...]:
     """Build every image whose sources changed; all images of the lab."""
-    programs = [
-        ensure_program_image(settings, program, name) for program, name in PROGRAM_IMAGES.items()
-    ]
-    built = [
-        ensure_dockerfile_image(settings, name, ROOT / path)
-        for name, path in DOCKERFILE_IMAGES.items()
-        if (ROOT / path).exists()
-    ]
-    return (*programs, *built)
-
-
-def ensure_program_image(settings: Settings, program: str, name: str) -> Image:
-    """An image that holds one static program of the lab's Go module and nothing else."""
     store = image_store(settings)
+    with locked(settings.cache / "images" / "build.lock"):
+        programs = [
+            _ensure_program_image(settings, store, program, name)
+            for program, name in PROGRAM_IMAGES.items()
+        ]
+        built = [
+            _ensure_dockerfile_image(settings, store, name, ROOT / path)
+            for name, path in DOCKERFILE_IMAGES.items()
+        ]
+        images = (*programs, *built)
+        store.remove_unused(keep=images)
+    return images
+
+
+def _ensure_program_image(settings: Settings, store: Store, program: str, name: str) -> Image:
+    """An image that holds one static program of the lab's Go module and nothing else."""
     binary = ensure_binaries(settings) / program
-    key = _digest_of([name.encode(), str(binary.parent.name).encode(), program.encode()])
+    key = _digest_of([name.encode(), binary.parent.name.encode(), program.encode()])
     found = _find_built(settings, store, name, key)
     if found is not None:
         return found
@@ -84,9 +87,10 @@ def ensure_program_image(settings: Settings, program: str, name: str) -> Image:
     return image
 
 
-def ensure_dockerfile_image(settings: Settings, name: str, dockerfile: Path) -> Image:
+def _ensure_dockerfile_image(
+    settings: Settings, store: Store, name: str, dockerfile: Path
+) -> Image:
     """The image of a Dockerfile in the checkout; nothing is run if no file changed."""
-    store = image_store(settings)
     key = _digest_of([name.encode(), *context_digests(ROOT, dockerfile)])
     found = _find_built(settings, store, name, key)
     if found is not None:
@@ -98,25 +102,26 @@ def ensure_dockerfile_image(settings: Settings, name: str, dockerfile: Path) -> 
 
 
 def context_digests(context: Path, dockerfile: Path) -> list[bytes]:
-    """One line for each file that an image may be made from: path, mode and content."""
+    """One line for each file that the image is made from: path, mode and content."""
+    sources = buildah.parse_copied_paths(dockerfile.read_text())
     paths = [dockerfile]
-    for directory, names, files in os.walk(context):
-        top = Path(directory) == context
-        names[:] = sorted(
-            n
-            for n in names
-            if not n.startswith(".")
-            and n != "__pycache__"
-            and not n.endswith(".egg-info")
-            and not (top and (n in _NOT_IN_IMAGES or n == "images"))
-        )
-        paths += [Path(directory) / file for file in sorted(files)]
+    for source in sources:
+        path = context / source
+        paths += [path] if path.is_file() else sorted(path.rglob("*"))
     return [
         f"{path.relative_to(context)} {path.stat().st_mode & 0o777:o} "
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}".encode()
         for path in paths
-        if path.is_file()
+        if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path)
     ]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """A system disk that nodes are copied from, and the images that it holds."""
+
+    disk: Path
+    images: tuple[Image, ...]
 
 
 def ensure_golden_disk(settings: Settings) -> Path:
@@ -127,49 +132,51 @@ def ensure_golden_disk(settings: Settings) -> Path:
     """
     images = ensure_images(settings)
     stable = tuple(image for image in images if image.name != DRIVER_IMAGE)
-    base = _ensure_golden(settings, stable, None)
-    if len(stable) == len(images):
-        return base
-    return _ensure_golden(settings, images, base)
+    return _ensure_golden(settings, images, _ensure_golden(settings, stable, None)).disk
 
 
-def _ensure_golden(settings: Settings, images: tuple[Image, ...], base: Path | None) -> Path:
+def _ensure_golden(settings: Settings, images: tuple[Image, ...], base: Golden | None) -> Golden:
     root = ensure_rootfs(settings)
     key = _digest_of([root.name.encode(), *(f"{i.name}@{i.digest}".encode() for i in images)])
     directory = settings.cache / "golden"
-    disk = directory / key
+    golden = Golden(directory / key, images)
     with locked(directory / "lock"):
-        if disk.exists():
-            os.utime(disk)
-            return disk
-        with step(f"golden disk with {len(images)} images"):
-            _make_golden(settings, root, images, base, disk)
-        _remove_old_golden_disks(directory, keep={disk} | ({base} if base else set()))
-    return disk
+        if golden.disk.exists():
+            os.utime(golden.disk)
+            return golden
+        with step(f"system disk with {len(images)} images"):
+            _make_golden(settings, golden, base)
+        keep = {golden.disk} | ({base.disk} if base else set())
+        _remove_old_golden_disks(directory, keep)
+    return golden
 
 
-def _make_golden(
-    settings: Settings, root: Path, images: tuple[Image, ...], base: Path | None, disk: Path
-) -> None:
-    unfinished = disk.with_suffix(".unfinished")
+def _make_golden(settings: Settings, golden: Golden, base: Golden | None) -> None:
+    """Unpack what ``base`` lacks, with the containerd that the nodes have."""
+    unfinished = golden.disk.with_suffix(".unfinished")
+    present = base.images if base else ()
     if base is None:
         make_ext4(unfinished, SYSTEM_DISK_GIB << 30)
     else:
-        copy_sparse(base, unfinished)
-    work = settings.cache / "golden" / "work"
+        copy_sparse(base.disk, unfinished)
+    store = image_store(settings)
+    known = frozenset(digest for image in present for digest in store.blobs_of(image))
+    work = golden.disk.parent / "work"
     work.mkdir(exist_ok=True)
     (work / "containerd.toml").write_text(render_containerd_config())
     (work / "golden.sh").write_bytes((Path(__file__).parent / "golden.sh").read_bytes())
     archive = work / "images.tar"
-    image_store(settings).write_archive(archive, images, frozenset())
-    program = ["sh", "/mnt/files/golden.sh", "/mnt/target", "/mnt/files/images.tar"]
-    mounts = {work: "/mnt/files", unfinished: "/mnt/target"}
-    log = settings.cache / "golden" / "import.log"
+    store.write_archive(archive, [i for i in golden.images if i not in present], known)
     run_in_root(
-        root, program, mounts, timeout_seconds=_IMPORT_TIMEOUT_SECONDS, network=False, log=log
+        ensure_rootfs(settings),
+        ["sh", "/mnt/files/golden.sh", "/mnt/target", "/mnt/files/images.tar"],
+        {work: "/mnt/files", unfinished: "/mnt/target"},
+        timeout_seconds=_IMPORT_TIMEOUT_SECONDS,
+        network=False,
+        log=golden.disk.parent / "import.log",
     )
     archive.unlink()
-    os.rename(unfinished, disk)
+    unfinished.rename(golden.disk)
 
 
 def _remove_old_golden_disks(directory: Path, keep: set[Path]) -> None:

@@ -90,7 +90,7 @@ def start(settings: Settings, node: Node) -> None:
     root = ensure_rootfs(settings)
     binaries = ensure_binaries(settings)
     directory = settings.node_dir(node)
-    disks = ensure_disks(settings, node, ensure_golden_disk(settings))
+    disks = ensure_disks(settings, node, lambda: ensure_golden_disk(settings))
     files = directory / "files"
     apply_node_files(settings, node, files)
     shutil.copyfile(kubelet_kubeconfig(settings, node), files / "kubeconfig")
@@ -236,20 +236,17 @@ def _members(settings: Settings, node: Node) -> list[int]:
     if launcher is None:
         return []
     try:
-        namespace = os.readlink(f"/proc/{launcher}/ns/pid_for_children")
-        if namespace == os.readlink(f"/proc/{launcher}/ns/pid"):
-            return []
+        namespace = Path(f"/proc/{launcher}/ns/pid_for_children").readlink()
     except OSError:
         return []
-    return [pid for pid in _all_pids() if _pid_namespace(pid) == namespace]
+    if namespace == _pid_namespace(Path(f"/proc/{launcher}")):
+        return []
+    processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    return [int(path.name) for path in processes if _pid_namespace(path) == namespace]
 
 
-def _all_pids() -> list[int]:
-    return [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-
-
-def _pid_namespace(pid: int) -> str | None:
+def _pid_namespace(process_dir: Path) -> Path | None:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")
+        return (process_dir / "ns" / "pid").readlink()
     except OSError:
         return None

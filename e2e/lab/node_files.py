@@ -61,7 +61,7 @@ def render_node_env(node: Node) -> str:
     prefix = node.location.network.prefixlen
     labels = (
         f"topology.kubernetes.io/zone={node.location.name}",
-        "topology.kubernetes.io/region=lab",
+        "topology.kubernetes.io/region=twinvault-lab",
     )
     values = {
         "NODE": node.name,

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from e2e.lab.rootfs import locked
 
@@ -120,18 +121,18 @@ class Store:
                 if f"sha256:{path.name}" not in used:
                     path.unlink()
 
-    def _locked(self):  # type: ignore[no-untyped-def]
+    def _locked(self) -> AbstractContextManager[None]:
         return locked(self.directory.with_suffix(".lock"))
 
-    def _index(self) -> list[dict]:  # type: ignore[type-arg]
+    def _index(self) -> list[dict[str, Any]]:
         return list(json.loads((self.directory / "index.json").read_text())["manifests"])
 
-    def _write_index(self, manifests: list[dict]) -> None:  # type: ignore[type-arg]
+    def _write_index(self, manifests: list[dict[str, Any]]) -> None:
         path = self.directory / "index.json"
         unfinished = path.with_suffix(".unfinished")
         document = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": manifests}
         unfinished.write_bytes(_json(document))
-        os.replace(unfinished, path)
+        unfinished.replace(path)
 
     def _put_bytes(self, media_type: str, data: bytes) -> dict[str, object]:
         digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -142,7 +143,7 @@ class Store:
         with path.open("rb") as file:
             digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         size = path.stat().st_size
-        os.replace(path, self.blob(digest))
+        path.replace(self.blob(digest))
         return {"mediaType": media_type, "digest": digest, "size": size}
 
 

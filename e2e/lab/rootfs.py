@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -128,7 +127,7 @@ def _make_root(spec: RootSpec, mirror: str, root: Path) -> None:
         raise RootError(str(error)) from error
     unfinished.chmod(0o755)
     _prepare_for_nodes(unfinished)
-    os.rename(unfinished, root)
+    unfinished.rename(root)
 
 
 def _prepare_for_nodes(root: Path) -> None:

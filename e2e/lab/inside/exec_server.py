@@ -21,12 +21,14 @@ import struct
 import subprocess
 import threading
 import time
+from pathlib import Path
+from typing import IO, Any
 
 CHUNK_BYTES = 1 << 16
 
 
 def read_parameters() -> dict[str, str]:
-    with open("/run/host/node.env") as file:
+    with Path("/run/host/node.env").open() as file:
         lines = [line.strip().partition("=") for line in file if "=" in line]
     return {name: value.strip('"') for name, _, value in lines}
 
@@ -35,7 +37,7 @@ def send_frame(connection: socket.socket, kind: bytes, data: bytes) -> None:
     connection.sendall(kind + struct.pack(">I", len(data)) + data)
 
 
-def read_request(connection: socket.socket) -> tuple[dict, bytes]:
+def read_request(connection: socket.socket) -> tuple[dict[str, Any], bytes]:
     """The request and the first bytes of standard input that came along with it."""
     received = b""
     while b"\n" not in received:
@@ -50,7 +52,9 @@ def read_request(connection: socket.socket) -> tuple[dict, bytes]:
 class Command:
     """One running command, its pipes pumped to and from the connection."""
 
-    def __init__(self, connection: socket.socket, request: dict, first_input: bytes) -> None:
+    def __init__(
+        self, connection: socket.socket, request: dict[str, Any], first_input: bytes
+    ) -> None:
         self.connection = connection
         self.pending = first_input
         self.input_ended = False
@@ -65,13 +69,19 @@ class Command:
             start_new_session=True,
             bufsize=0,
         )
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.pipes: tuple[IO[bytes], ...] = (
+            self.process.stdin,
+            self.process.stdout,
+            self.process.stderr,
+        )
         os.set_blocking(self.process.stdin.fileno(), False)
         self.selector = selectors.DefaultSelector()
         self.selector.register(connection, selectors.EVENT_READ, "client")
         self.selector.register(self.process.stdout, selectors.EVENT_READ, b"o")
         self.selector.register(self.process.stderr, selectors.EVENT_READ, b"e")
 
-    def pump(self) -> dict:
+    def pump(self) -> dict[str, Any]:
         """Move bytes until both outputs have ended; the content of the last frame."""
         try:
             open_outputs = 2
@@ -125,7 +135,7 @@ class Command:
         self.flush_input()
 
     def flush_input(self) -> None:
-        stdin = self.process.stdin
+        stdin = self.pipes[0]
         if stdin.closed:
             return
         try:
@@ -153,7 +163,7 @@ class Command:
             os.killpg(self.process.pid, signal.SIGKILL)
             threading.Thread(target=self.process.wait, daemon=True).start()
         self.selector.close()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+        for pipe in self.pipes:
             pipe.close()
 
 
