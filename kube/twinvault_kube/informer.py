@@ -53,7 +53,7 @@ class Informer:
         index: Mapping[str, Callable[[Json], str]] | None = None,
     ) -> None:
         self._client = client
-        self._kind = kind
+        self.kind = kind
         self._namespace, self._labels, self._fields = namespace, labels, fields
         self._on_change = on_change
         self._index_keys = dict(index or {})
@@ -74,7 +74,7 @@ class Informer:
                 await self._synced.wait()
         except TimeoutError:
             raise DeadlineError(
-                f"no list of {self._kind.plural} from the API server within {timeout_seconds} s;"
+                f"no list of {self.kind.plural} from the API server within {timeout_seconds} s;"
                 " check that it is reachable and that the CRDs and roles are installed"
             ) from None
 
@@ -132,17 +132,17 @@ class Informer:
             except (UnavailableError, NotFoundError) as error:
                 delay = backoff.next_seconds()
                 logger.warning(
-                    "%s: %s; trying again in %.1f s", self._kind.plural, error.message, delay
+                    "%s: %s; trying again in %.1f s", self.kind.plural, error.message, delay
                 )
                 await asyncio.sleep(delay)
             except TwinvaultError as error:
                 self._version = ""
-                logger.error("%s: %s; listing again", self._kind.plural, error.message)
+                logger.error("%s: %s; listing again", self.kind.plural, error.message)
                 await asyncio.sleep(backoff.next_seconds())
 
     async def _relist(self) -> None:
         items, version = await self._client.list(
-            self._kind, namespace=self._namespace, labels=self._labels, fields=self._fields
+            self.kind, namespace=self._namespace, labels=self._labels, fields=self._fields
         )
         fresh = {item["metadata"]["name"]: item for item in items}
         for name in self.store.keys() - fresh.keys():
@@ -154,7 +154,7 @@ class Informer:
 
     async def _watch(self) -> None:
         async for event, obj in self._client.watch(
-            self._kind,
+            self.kind,
             self._version,
             namespace=self._namespace,
             labels=self._labels,

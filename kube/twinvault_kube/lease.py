@@ -58,6 +58,14 @@ class LeaseKeeper:
         self._confirmed_at: float | None = None
         self._seen: tuple[str, float] | None = None
         self._acquired = asyncio.Event()
+        self.failures = 0
+        """How many attempts ended in an error, for metrics."""
+
+    @property
+    def silent_seconds(self) -> float | None:
+        """Seconds since the last confirmed renewal; None before the first."""
+        confirmed = self._confirmed_at
+        return None if confirmed is None else self._monotonic() - confirmed
 
     @property
     def held(self) -> bool:
@@ -75,6 +83,7 @@ class LeaseKeeper:
                 async with asyncio.timeout(self._renew_seconds * 2):
                     await self.try_once()
             except (TwinvaultError, TimeoutError) as error:
+                self.failures += 1
                 logger.warning("Lease %s not renewed: %s", self._lease.name, error)
             await asyncio.sleep(self._renew_seconds)
 
