@@ -40,6 +40,7 @@ def up(settings: Settings) -> None:
             sites.start_location(settings, location)
         together([lambda: _serve(settings), lambda: _boot(settings)])
         _wait_for_nodes(settings, booted, started)
+        _load_images(settings)
         for location in LOCATIONS:
             sites.start_followers(settings, location)
     say("look around: python -m e2e.lab status | kubectl get nodes | exec east-1 -- uname -a")
@@ -57,8 +58,8 @@ def prepare(settings: Settings) -> None:
             ensure_binaries(settings)
 
     together([programs, root])
-    with step("images"):
-        images.ensure_images(settings)
+    with step("images and the disk that nodes start from"):
+        images.ensure_golden_disk(settings)
 
 
 def _serve(settings: Settings) -> None:
@@ -82,6 +83,15 @@ def _boot(settings: Settings) -> None:
     # A node keeps its disks: what was built since they were made is loaded now.
     current = images.ensure_images(settings)
     together([partial(images.ensure_loaded, settings, one, current) for one in settings.nodes])
+
+
+def _load_images(settings: Settings) -> None:
+    """Nodes that were made before an image changed get its new form."""
+    wanted = images.ensure_images(settings)
+    for one in settings.nodes:
+        loaded = images.ensure_loaded(settings, one, wanted)
+        if loaded:
+            say(f"  loaded into {one.name}: {', '.join(image.name for image in loaded)}")
 
 
 def _wait_for_nodes(settings: Settings, booted: list[Node], started: datetime) -> None:

@@ -52,8 +52,9 @@ def end_strays() -> None:
                 os.kill(pid, signal.SIGKILL)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            told = b" ".join(words).decode("utf-8", "replace")[:100]
-            say(f"  ended {pid} in {location.namespace}: {told}")
+            told = b" ".join(words).decode("utf-8", "replace").strip()[:100]
+            if told:  # one without a command line was on its way out already
+                say(f"  ended {pid} in {location.namespace}: {told}")
 
 
 def observe_loops(directory: Path) -> list[str]:
