@@ -11,8 +11,12 @@ from bench.figures import print_figure
 from e2e.lab.api import Lab
 
 IDLE_SECONDS = 60
-PROCESSES = ("twinvault-operator", "twinvault-csi-controller", "twinvault-agent",
-             "twinvault-csi-node")
+PROCESSES = (
+    "twinvault-operator",
+    "twinvault-csi-controller",
+    "twinvault-agent",
+    "twinvault-csi-node",
+)
 GOALS_MIB = {"operator": 120.0, "csi-controller": 80.0, "agent+csi-node": 120.0}
 
 # Runs in the node with its own Python: one line a process.
@@ -68,10 +72,15 @@ def main() -> int:
         earlier = before.get((sample.node, sample.pid))
         if earlier is not None:
             cpu = (sample.ticks - earlier.ticks) / 100 / seconds * 100
-            rows.append({"process": sample.name.removeprefix("twinvault-"), "node": sample.node,
-                         "rss_mib": round(sample.rss_kib / 1024, 1),
-                         "pss_mib": round(sample.pss_kib / 1024, 1),
-                         "cpu_percent": round(cpu, 2)})
+            rows.append(
+                {
+                    "process": sample.name.removeprefix("twinvault-"),
+                    "node": sample.node,
+                    "rss_mib": round(sample.rss_kib / 1024, 1),
+                    "pss_mib": round(sample.pss_kib / 1024, 1),
+                    "cpu_percent": round(cpu, 2),
+                }
+            )
     if not rows:
         print(json.dumps({"error": "no process of twinvault runs in the lab"}))
         return 1

@@ -18,7 +18,7 @@ from e2e.workload import Namespace
 COUNT = 50
 ROUNDS = 3
 OURS, FLOOR = "bench-twinvault", "bench-floor"
-FLOOR_DRIVER = "io.kubernetes.storage.mock"
+FLOOR_DRIVER = "mock.csi.twinvault.io"
 
 
 def storage_class(name: str, driver: str, parameters: dict[str, str]) -> dict[str, Any]:
@@ -41,14 +41,20 @@ def floor_deployment(lab: Lab) -> dict[str, Any]:
     pod = ours["spec"]["template"]["spec"]
     provisioner = next(c for c in pod["containers"] if c["name"] == "csi-provisioner")
     # The mock driver knows no topology and no capacity; everything else stays as it is.
-    unwanted = ("--feature-gates", "--enable-capacity", "--capacity", "--strict-topology",
-                "--immediate-topology", "--node-deployment")
+    unwanted = (
+        "--feature-gates",
+        "--enable-capacity",
+        "--capacity",
+        "--strict-topology",
+        "--immediate-topology",
+        "--node-deployment",
+    )
     args = [a for a in provisioner["args"] if not a.startswith(unwanted)]
     mock = {
         "name": "driver",
         "image": "registry.hospital.example/lab/mockdriver:lab",
         "imagePullPolicy": "IfNotPresent",
-        "args": ["/csi/csi.sock"],
+        "args": ["--endpoint=/csi/csi.sock"],
         "volumeMounts": provisioner["volumeMounts"],
     }
     labels = {"app": "bench-floor"}
@@ -79,8 +85,17 @@ def run_round(lab: Lab, class_name: str, number: int) -> list[float]:
     try:
         answer = lab.run_at(
             "witness",
-            [sys.executable, "-m", "bench.storm_client", "--namespace", space.name,
-             "--storage-class", class_name, "--count", str(COUNT)],
+            [
+                sys.executable,
+                "-m",
+                "bench.storm_client",
+                "--namespace",
+                space.name,
+                "--storage-class",
+                class_name,
+                "--count",
+                str(COUNT),
+            ],
             timeout_seconds=240,
         )
         seconds: list[float] = json.loads(answer)["seconds"]
@@ -98,8 +113,15 @@ def main() -> None:
     body = {"apiVersion": "v1", "kind": "List", "items": [*classes, floor_deployment(lab)]}
     lab.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     try:
-        lab.kubectl("-n", NAMESPACE, "rollout", "status", "deployment/bench-floor",
-                    "--timeout=120s", timeout_seconds=130)
+        lab.kubectl(
+            "-n",
+            NAMESPACE,
+            "rollout",
+            "status",
+            "deployment/bench-floor",
+            "--timeout=120s",
+            timeout_seconds=130,
+        )
         run_round(lab, OURS, 0)
         run_round(lab, FLOOR, 0)
         ours: list[float] = []

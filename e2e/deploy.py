@@ -63,9 +63,16 @@ def install_chart(lab: Lab, *values: str, timeout_seconds: int = 240) -> None:
     """Helm install or upgrade, until every pod of the chart is ready."""
     with step("helm upgrade --install twinvault"):
         lab.helm(
-            "upgrade", "--install", RELEASE, str(CHART),
-            "--namespace", NAMESPACE, "--create-namespace",
-            "--wait", "--timeout", f"{timeout_seconds}s",
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(CHART),
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            f"{timeout_seconds}s",
             *(word for value in values for word in ("--set", value)),
             timeout_seconds=timeout_seconds + 30,
         )

@@ -97,8 +97,12 @@ class Namespace:
     def delete(self, timeout_seconds: int = 180) -> None:
         """Delete all and wait until it is gone, its volumes too."""
         self.lab.kubectl(
-            "delete", "namespace", self.name, "--ignore-not-found",
-            f"--timeout={timeout_seconds}s", timeout_seconds=timeout_seconds + 15,
+            "delete",
+            "namespace",
+            self.name,
+            "--ignore-not-found",
+            f"--timeout={timeout_seconds}s",
+            timeout_seconds=timeout_seconds + 15,
         )
 
     def apply(self, *objects: Object) -> None:
@@ -120,8 +124,13 @@ class Namespace:
             if ready and ready[0]["status"] == "True":
                 return True, ""
             events = self.kubectl(
-                "get", "events", "--field-selector", f"involvedObject.name={name}",
-                "-o", "custom-columns=R:.reason,M:.message", "--no-headers",
+                "get",
+                "events",
+                "--field-selector",
+                f"involvedObject.name={name}",
+                "-o",
+                "custom-columns=R:.reason,M:.message",
+                "--no-headers",
             )
             return False, f"{found['status'].get('phase')}\n{events}"
 
@@ -129,7 +138,10 @@ class Namespace:
 
     def wait_gone(self, resource: str, timeout_seconds: int = 90) -> None:
         self.kubectl(
-            "wait", resource, "--for=delete", f"--timeout={timeout_seconds}s",
+            "wait",
+            resource,
+            "--for=delete",
+            f"--timeout={timeout_seconds}s",
             timeout_seconds=timeout_seconds + 10,
         )
 

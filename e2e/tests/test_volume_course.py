@@ -15,8 +15,7 @@ SNAPSHOT_GROUP = "snapshot.storage.k8s.io"
 def _write(space: Namespace, pod_name: str, file: str, mib: int) -> str:
     """Random data in ``file``, synced; its checksum."""
     script = (
-        f"head -c {mib}M /dev/urandom > {DATA_PATH}/{file}; sync;"
-        f" sha256sum < {DATA_PATH}/{file}"
+        f"head -c {mib}M /dev/urandom > {DATA_PATH}/{file}; sync; sha256sum < {DATA_PATH}/{file}"
     )
     return space.shell(pod_name, script).strip()
 
@@ -66,7 +65,12 @@ def test_filesystem_grows_while_the_pod_writes(namespace: Namespace) -> None:
         f" sync {DATA_PATH}/log || echo FAIL > {DATA_PATH}/bad; sleep 0.01; done) >/dev/null 2>&1 &",
     )
     namespace.kubectl(
-        "patch", "pvc", "data", "--type", "merge", "-p",
+        "patch",
+        "pvc",
+        "data",
+        "--type",
+        "merge",
+        "-p",
         '{"spec":{"resources":{"requests":{"storage":"1Gi"}}}}',
     )
 
@@ -92,7 +96,12 @@ def test_raw_block_volume_keeps_what_was_written_and_grows(namespace: Namespace)
     read = f"head -c 64M {DEVICE_PATH} | sha256sum"
     assert namespace.shell("reader", read).strip() == wanted
     namespace.kubectl(
-        "patch", "pvc", "raw", "--type", "merge", "-p",
+        "patch",
+        "pvc",
+        "raw",
+        "--type",
+        "merge",
+        "-p",
         '{"spec":{"resources":{"requests":{"storage":"512Mi"}}}}',
     )
 
@@ -106,8 +115,10 @@ def test_raw_block_volume_keeps_what_was_written_and_grows(namespace: Namespace)
 
 def test_volume_lives_at_the_site_where_its_pod_was_scheduled(namespace: Namespace) -> None:
     namespace.apply(
-        claim("east", "64Mi"), pod("east", "east", zone="east"),
-        claim("west", "64Mi"), pod("west", "west", zone="west"),
+        claim("east", "64Mi"),
+        pod("east", "east", zone="east"),
+        claim("west", "64Mi"),
+        pod("west", "west", zone="west"),
     )
     for site in ("east", "west"):
         namespace.wait_pod(site)

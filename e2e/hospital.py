@@ -1,0 +1,164 @@
+"""The example hospital in the lab: its database, and desks that register patients from anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from e2e.deploy import get_json, wait_seen
+from e2e.lab.api import Lab
+from e2e.workload import IMAGE
+
+NAMESPACE = "his"
+DATABASE_POD = "his-postgresql-0"
+
+
+class Hospital:
+    """examples/his-postgresql.yaml, once applied."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def kubectl(self, *words: str, stdin: str | None = None, timeout_seconds: float = 60) -> str:
+        return self.lab.kubectl(
+            "-n", NAMESPACE, *words, stdin=stdin, timeout_seconds=timeout_seconds
+        )
+
+    def wait_ready(self, timeout_seconds: float = 180) -> None:
+        """Until the database answers its readiness probe; the error shows the pod's events."""
+
+        def probe() -> tuple[bool, str]:
+            found = get_json(self.lab, "-n", NAMESPACE, "statefulset/his-postgresql")
+            if found["status"].get("readyReplicas", 0) >= 1:
+                return True, ""
+            events = self.kubectl(
+                "get",
+                "events",
+                "--sort-by=.lastTimestamp",
+                "-o",
+                "custom-columns=O:.involvedObject.name,R:.reason,M:.message",
+                "--no-headers",
+            )
+            return False, "\n".join(events.splitlines()[-8:])
+
+        wait_seen("PostgreSQL to be ready", probe, timeout_seconds=timeout_seconds)
+
+    def node(self) -> str:
+        """The node that the database runs on."""
+        return str(get_json(self.lab, "-n", NAMESPACE, f"pod/{DATABASE_POD}")["spec"]["nodeName"])
+
+    def query(self, statement: str) -> str:
+        return self.kubectl(
+            "exec",
+            DATABASE_POD,
+            "--",
+            "psql",
+            "--no-psqlrc",
+            "--tuples-only",
+            "--no-align",
+            "--dbname=hospital",
+            f"--command={statement}",
+        ).strip()
+
+    def count_patients(self) -> int:
+        return int(self.query("SELECT count(*) FROM patients"))
+
+    def wait_registered(self, count: int, timeout_seconds: float = 120) -> None:
+        """Until ``count`` patients are in the database."""
+
+        def probe() -> tuple[bool, str]:
+            now = self.count_patients()
+            return now >= count, f"{now} of {count} patients"
+
+        wait_seen(f"{count} patients", probe, timeout_seconds=timeout_seconds)
+
+
+class Desk:
+    """A registration desk in a pod at one site; its log is the list of acknowledged numbers.
+
+    At another site than the database it outlives a power cut of the database's node: it is the
+    observer that knows what was promised.
+    """
+
+    def __init__(self, hospital: Hospital, name: str, zone: str) -> None:
+        self._hospital, self.name, self._zone = hospital, name, zone
+
+    def open(self, rate: float = 0) -> None:
+        """Start registering; ``rate`` patients a second, 0 as fast as the database answers."""
+        self._hospital.kubectl("apply", "-f", "-", stdin=json.dumps(self._pod(rate)))
+
+    def acknowledged(self) -> list[int]:
+        """Every number that the database has acknowledged to this desk so far."""
+        lines = self._hospital.kubectl("logs", self.name).splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("acknowledged ")]
+
+    def wait_acknowledged(self, count: int, timeout_seconds: float = 120) -> None:
+        def probe() -> tuple[bool, str]:
+            now = len(self.acknowledged())
+            return now >= count, f"{now} of {count} acknowledged"
+
+        wait_seen(
+            f"desk {self.name} to have {count} patients", probe, timeout_seconds=timeout_seconds
+        )
+
+    def check(self, numbers: list[int]) -> str:
+        """Ask the database for each number; CommandError with the missing ones if any is gone."""
+        lines = "".join(f"acknowledged {number}\n" for number in numbers)
+        return self._hospital.kubectl(
+            "exec",
+            "-i",
+            self.name,
+            "--",
+            "check-patients",
+            f"--desk={self.name}",
+            stdin=lines,
+            timeout_seconds=300,
+        )
+
+    def close(self) -> None:
+        self._hospital.kubectl(
+            "delete",
+            "pod",
+            self.name,
+            "--ignore-not-found",
+            "--wait=true",
+            "--grace-period=0",
+            "--force",
+        )
+
+    def _pod(self, rate: float) -> dict[str, Any]:
+        secret = {"secretKeyRef": {"name": "registration", "key": "password"}}
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "spec": {
+                "nodeSelector": {"topology.kubernetes.io/zone": self._zone},
+                "automountServiceAccountToken": False,
+                "terminationGracePeriodSeconds": 0,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": 5432,
+                    "runAsGroup": 5432,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [
+                    {
+                        "name": "desk",
+                        "image": IMAGE,
+                        "imagePullPolicy": "IfNotPresent",
+                        "command": ["register-patients", f"--desk={self.name}", f"--rate={rate}"],
+                        "env": [
+                            {"name": "PGHOST", "value": "his-postgresql.his.svc"},
+                            {"name": "PGDATABASE", "value": "hospital"},
+                            {"name": "PGUSER", "value": "registration"},
+                            {"name": "PGPASSWORD", "valueFrom": secret},
+                        ],
+                        "securityContext": {
+                            "allowPrivilegeEscalation": False,
+                            "capabilities": {"drop": ["ALL"]},
+                        },
+                    }
+                ],
+            },
+        }
