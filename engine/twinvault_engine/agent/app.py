@@ -40,6 +40,14 @@ SYNC_SECONDS = 10.0
 """How long the start waits for the API server before it goes on from what the disk remembers."""
 
 
+def agent_version() -> str:
+    """Version of the installed package; from a checkout there is none."""
+    try:
+        return metadata.version("twinvault")
+    except metadata.PackageNotFoundError:
+        return "development"
+
+
 def needs_work(obj: Json | None) -> Hashable:
     """What of an object calls for a reconcile when it changes; statuses are our own words."""
     if obj is None:
@@ -114,7 +122,7 @@ class Agent:
             self.view,
             NodeMemory(config.data_dir),
             OrphanKeeper(client, self.replicas, self.snapshots, storage, threads, locks),
-            agent_version=metadata.version("twinvault"),
+            agent_version=agent_version(),
             informers_synced=lambda: self.replicas.synced and self.snapshots.synced,
             on_pools=self._add_all,
         )
