@@ -151,6 +151,7 @@ def _write_service_stub(package: Path, proto: FileDescriptorProto) -> None:
             *(f"    {call}: grpc.aio.UnaryUnaryMultiCallable[{i}, {o}]" for call, i, o in calls),
             "",
             f"class {service.name}Servicer:",
+            *(() if calls else ("    ...",)),
             *(
                 f"    async def {call}(self, request: {i}, context: _Context) -> {o}: ..."
                 for call, i, o in calls

@@ -33,6 +33,8 @@ ANNOTATION_PVC: Final = "csi.twinvault.io/claim"
 
 ANNOTATION_GIVE_UP: Final = "twinvault.io/give-up"
 """On a Snapshot that is being deleted: the lost node whose copy is forgotten."""
+ANNOTATION_READ_ONLY: Final = "csi.twinvault.io/read-only"
+"""On a Volume: "true" while it is published read-only."""
 
 PARAMETER_POOL: Final = "pool"
 PARAMETER_FS_TYPE: Final = "fsType"

@@ -84,6 +84,7 @@ class SnapshotMetadataStub:
     def __init__(self, channel: grpc.aio.Channel) -> None: ...
 
 class SnapshotMetadataServicer:
+    ...
 
 def add_SnapshotMetadataServicer_to_server(
     servicer: SnapshotMetadataServicer, server: grpc.aio.Server

@@ -1,0 +1,51 @@
+"""How much room there is, from what the operator says in StorageCluster.status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from twinvault_core.model import PoolState, StorageCluster
+
+
+@dataclass(frozen=True)
+class Room:
+    """``available_bytes`` in all; ``largest_bytes`` is the largest volume that fits one pool."""
+
+    available_bytes: int
+    largest_bytes: int
+
+
+def _pools(
+    clusters: Iterable[StorageCluster], pool: str, nodes: Collection[str] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for cluster in clusters:
+        for node in cluster.status.get("nodes") or ():
+            if nodes is not None and node["name"] not in nodes:
+                continue
+            for entry in node.get("pools") or ():
+                ready = entry.get("state") == PoolState.READY
+                if ready and pool in ("", entry["name"]):
+                    yield node["name"], entry
+
+
+def observe_room(
+    clusters: Iterable[StorageCluster], pool: str, nodes: Collection[str] | None
+) -> Room:
+    """Room in ``pool`` (empty: in every pool) on ``nodes`` (None: on every node)."""
+    sizes = [int(entry.get("availableBytes") or 0) for _, entry in _pools(clusters, pool, nodes)]
+    return Room(sum(sizes), max(sizes, default=0))
+
+
+def growth_bytes(
+    clusters: Iterable[StorageCluster], pool: str, homes: Collection[str]
+) -> int | None:
+    """By how much a volume with replicas on ``homes`` may grow: the tightest of its pools.
+
+    None while one of them is not known to be ready.
+    """
+    room = {
+        node: int(entry.get("availableBytes") or 0) for node, entry in _pools(clusters, pool, homes)
+    }
+    return min(room.values()) if homes and set(room) == set(homes) else None

@@ -1,0 +1,104 @@
+"""What an object's status says about the call that waits for it: done, failed for good, or wait.
+
+Each ``decide_`` is pure: True when done, False to wait on; it raises when it never will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from twinvault_core import conditions, reasons
+from twinvault_core.conditions import Condition
+from twinvault_core.errors import ErrorCode, TwinvaultError
+from twinvault_core.model import Phase, Snapshot, Volume
+
+PLACEMENT_CODES: Final[Mapping[str, ErrorCode]] = {
+    reasons.POOL_UNKNOWN: ErrorCode.INVALID,
+    reasons.CLUSTER_UNKNOWN: ErrorCode.INVALID,
+    reasons.PAIR_UNKNOWN: ErrorCode.INVALID,
+    reasons.PAIR_NOT_IMPLEMENTED: ErrorCode.INVALID,
+    reasons.SOURCE_MISSING: ErrorCode.NOT_FOUND,
+    reasons.SOURCE_UNSUITABLE: ErrorCode.INVALID,
+    reasons.NO_CAPACITY: ErrorCode.NO_SPACE,
+    reasons.NO_NODE: ErrorCode.NO_SPACE,
+}
+"""Reasons of Placed=False that a caller must hear of; the others may pass."""
+
+
+class PlacementError(TwinvaultError):
+    """The volume cannot be placed as it was asked for."""
+
+
+def current_condition(
+    listed: tuple[Mapping[str, Any], ...], type_: str, generation: int
+) -> Condition | None:
+    """The condition of that type if it speaks of this generation of the spec."""
+    fresh = [c for c in listed if (c.get("observedGeneration") or 0) >= generation]
+    return conditions.find_condition(fresh, type_)
+
+
+def decide_created(volume: Volume) -> bool:
+    """Whether the volume can be used; PlacementError if it never will be as it is."""
+    if volume.phase is Phase.READY and volume.status_size_bytes >= volume.size_bytes:
+        return True
+    placed = current_condition(volume.conditions, conditions.PLACED, volume.meta.generation)
+    if placed is not None and placed.status is False and placed.reason in PLACEMENT_CODES:
+        raise PlacementError(placed.message, PLACEMENT_CODES[placed.reason])
+    return False
+
+
+def is_placed(volume: Volume) -> bool:
+    """Whether any node may hold data of it."""
+    chosen = (volume.status.get("placement") or {}).get("nodes")
+    return bool(chosen or volume.status.get("replicas") or volume.record)
+
+
+def decide_expanded(volume: Volume, size_bytes: int) -> bool:
+    if volume.status_size_bytes >= size_bytes:
+        return True
+    progress = current_condition(volume.conditions, conditions.PROGRESSING, volume.meta.generation)
+    if progress is not None and progress.status is False:
+        if progress.reason == reasons.NO_CAPACITY:
+            raise TwinvaultError(progress.message, ErrorCode.OUT_OF_RANGE)
+        if progress.reason == reasons.REPLICA_FAILED:
+            raise TwinvaultError(progress.message, ErrorCode.UNAVAILABLE)
+    return False
+
+
+def decide_taken(snapshot: Snapshot) -> bool:
+    """Whether the snapshot is ready; raises when its volume is gone or a holder has no room."""
+    if snapshot.ready_to_use and snapshot.creation_time:
+        return True
+    ready = current_condition(snapshot.conditions, conditions.READY, snapshot.meta.generation)
+    if ready is not None and ready.status is False:
+        if ready.reason == reasons.VOLUME_MISSING:
+            raise TwinvaultError(ready.message, ErrorCode.NOT_FOUND)
+        if ready.reason == reasons.NO_CAPACITY:
+            raise TwinvaultError(ready.message, ErrorCode.NO_SPACE)
+        if ready.reason == reasons.HOLDER_FAILED:
+            raise TwinvaultError(ready.message, ErrorCode.UNAVAILABLE)
+    return False
+
+
+def in_use_message(volume: Volume) -> str:
+    """Why the volume must not be deleted now; empty if nothing speaks against it."""
+    if volume.published_to:
+        return (
+            f"volume {volume.meta.name} is published to {', '.join(volume.published_to)};"
+            " stop the pods that use it"
+        )
+    found = conditions.find_condition(volume.conditions, conditions.IN_USE)
+    return found.message if found is not None and found.status else ""
+
+
+def waiting_message(volume: Volume | None, what: str) -> str:
+    """What a call waits for, with what the volume says of itself."""
+    if volume is None:
+        return what
+    for type_ in (conditions.PLACED, conditions.IN_USE, conditions.PROGRESSING, conditions.READY):
+        found = conditions.find_condition(volume.conditions, type_)
+        expected = type_ in (conditions.PLACED, conditions.READY)
+        if found is not None and found.status is not expected and found.message:
+            return f"{what}: {found.message}"
+    return f"{what} (phase {volume.phase or 'not set: is the operator running?'})"

@@ -1,0 +1,127 @@
+"""Which node may use a volume: ``Volume.spec.publishedTo``, changed by compare-and-swap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from twinvault_core.errors import (
+    AlreadyExistsError,
+    BusyError,
+    FailedPreconditionError,
+    InvalidError,
+    NoSpaceError,
+    NotFoundError,
+)
+from twinvault_core.model import StorageNode, Volume
+from twinvault_core.names import ANNOTATION_READ_ONLY
+from twinvault_kube.errors import ConflictError
+from twinvault_kube.kinds import VOLUMES
+
+from .messages import homes_of
+from .objects import Objects
+from .validation import Capability
+
+ATTEMPTS = 8
+"""Compare-and-swaps that may be lost to the operator before the caller is told to come again."""
+
+
+def is_read_only(volume: Volume) -> bool:
+    return volume.meta.annotations.get(ANNOTATION_READ_ONLY) == "true"
+
+
+def check_publish(
+    volume: Volume, node: StorageNode, capability: Capability, read_only: bool, published: int
+) -> None:
+    """Raises unless ``volume`` may be published to ``node``, where ``published`` others are."""
+    name, here = volume.meta.name, node.meta.name
+    if capability.volume_mode is not volume.volume_mode:
+        raise InvalidError(
+            f"volume {name} is a {volume.volume_mode} volume, not {capability.volume_mode}"
+        )
+    if volume.published_to == (here,):
+        if is_read_only(volume) != read_only:
+            now = "read-only" if is_read_only(volume) else "for writing"
+            raise AlreadyExistsError(f"volume {name} is published to {here} {now}; unpublish first")
+        return
+    if volume.published_to:
+        raise FailedPreconditionError(
+            f"volume {name} is published to {', '.join(volume.published_to)}; it is used on one"
+            " node at a time"
+        )
+    if volume.meta.deleting:
+        raise FailedPreconditionError(f"volume {name} is being deleted")
+    if here not in homes_of(volume):
+        raise FailedPreconditionError(
+            f"node {here} holds no replica of volume {name}; replicas are on"
+            f" {', '.join(homes_of(volume)) or 'no node yet'}"
+        )
+    if node.max_volumes and published >= node.max_volumes:
+        raise NoSpaceError(
+            f"node {here} has {published} volumes, as many as it can attach; stop a pod there"
+        )
+
+
+class Publishing:
+    """Repeatable; the caller holds the volume's lock, the API server settles any other race."""
+
+    def __init__(self, objects: Objects) -> None:
+        self._objects = objects
+
+    async def ensure_published(
+        self, volume_id: str, node_id: str, capability: Capability, read_only: bool
+    ) -> None:
+        volume = await self._objects.require_volume(volume_id)
+        node = await self._objects.find_node(node_id)
+        if node is None:
+            raise NotFoundError(
+                f"node {node_id!r} does not exist: no StorageCluster has selected it"
+            )
+        patch = {
+            "metadata": {"annotations": {ANNOTATION_READ_ONLY: "true" if read_only else None}},
+            "spec": {"publishedTo": [node_id]},
+        }
+        for _ in range(ATTEMPTS):
+            published = len(self._objects.volumes.find("publishedTo", node_id))
+            check_publish(volume, node, capability, read_only, published)
+            if volume.published_to or await self._swap(volume, patch):
+                return
+            volume = await self._read(volume_id)
+        raise BusyError(f"volume {volume_id} changes all the time; try again")
+
+    async def ensure_unpublished(self, volume_id: str, node_id: str) -> None:
+        """``node_id`` empty: from every node. Done already when the volume is gone."""
+        volume = await self._objects.find_volume(volume_id)
+        patch = {
+            "metadata": {"annotations": {ANNOTATION_READ_ONLY: None}},
+            "spec": {"publishedTo": None},
+        }
+        for _ in range(ATTEMPTS):
+            if volume is None or not volume.published_to:
+                return
+            if node_id and node_id not in volume.published_to:
+                return
+            try:
+                if await self._swap(volume, patch):
+                    return
+                volume = await self._read(volume_id)
+            except NotFoundError:
+                return
+        raise BusyError(f"volume {volume_id} changes all the time; try again")
+
+    async def _swap(self, volume: Volume, patch: Mapping[str, Any]) -> bool:
+        """Whether ``patch`` was written; False when the object had changed."""
+        meta = volume.meta
+        try:
+            obj = await self._objects.client.patch(
+                VOLUMES, meta.name, patch, resource_version=meta.resource_version, uid=meta.uid
+            )
+        except ConflictError:
+            return False
+        self._objects.volumes.saw(obj)
+        return True
+
+    async def _read(self, volume_id: str) -> Volume:
+        obj = await self._objects.client.get(VOLUMES, volume_id)
+        self._objects.volumes.saw(obj)
+        return Volume.parse(obj)
