@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -201,3 +202,11 @@ def _count_packages(program: Program, env: dict[str, str]) -> int:
     argv = ["go", "list", "-deps", program.package]
     listed = run(argv, timeout_seconds=600, cwd=program.module, env=env)
     return len(listed.splitlines())
+
+
+if __name__ == "__main__":
+    try:
+        say(f"programs: {ensure_binaries(Settings.from_environment())}")
+    except (BinariesError, CommandError) as error:
+        say(f"error: {error}")
+        sys.exit(1)

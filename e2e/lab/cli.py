@@ -23,7 +23,7 @@ from e2e.lab.rootfs import RootError
 from e2e.lab.standalone import ApiServer
 from e2e.lab.state import StateError
 
-_FAILURES = (
+FAILURES: tuple[type[Exception], ...] = (
     BinariesError,
     CommandError,
     ExecError,
@@ -36,6 +36,8 @@ _FAILURES = (
     faults.FaultError,
     process.ProcessError,
 )
+"""What may go wrong in the lab with a message for a person; anything else is a bug."""
+
 _EXEC_TIMEOUT_SECONDS = 24 * 3600.0
 
 
@@ -46,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     action: Callable[[Settings, argparse.Namespace], int | None] = options.action
     try:
         return action(settings, options) or 0
-    except _FAILURES as error:
+    except FAILURES as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

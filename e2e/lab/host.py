@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
-from e2e.lab.command import run
-from e2e.lab.progress import step
+from e2e.lab.command import CommandError, run
+from e2e.lab.progress import say, step
 
 # The command that must be there, and the Debian package that brings it.
 _PACKAGES = {
@@ -51,3 +52,11 @@ def observe_missing_packages() -> list[str]:
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = {pkg for cmd, pkg in _PACKAGES.items() if shutil.which(cmd, path=path) is None}
     return sorted(missing)
+
+
+if __name__ == "__main__":
+    try:
+        ensure_host()
+    except (CommandError, HostError) as error:
+        say(f"error: {error}")
+        sys.exit(1)
