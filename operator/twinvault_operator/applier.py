@@ -1,0 +1,158 @@
+"""Carries out plans: each step one request, repeatable, compare-and-swap."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twinvault_core.actions import (
+    VOLUME_REPLICA,
+    Action,
+    CheckGone,
+    Create,
+    Delete,
+    PatchObject,
+    PatchStatus,
+    Plan,
+    Tell,
+)
+from twinvault_core.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from twinvault_core.model import Meta
+from twinvault_kube.client import KubeClient
+from twinvault_kube.errors import ConflictError
+
+from .announcer import Announcer
+from .metrics import Metrics
+from .world import World
+
+logger = logging.getLogger(__name__)
+
+
+class NotLeadingError(FailedPreconditionError):
+    """The lead was lost: whoever has it now goes on."""
+
+
+class StaleError(ConflictError):
+    """What the plan was made from is not what the API server has; it is known by now."""
+
+
+class Applier:
+    """Applies plans while ``leading`` says so; every answer goes into the stores at once."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        world: World,
+        announcer: Announcer,
+        metrics: Metrics,
+        leading: Callable[[], bool],
+    ) -> None:
+        self._client, self._world = client, world
+        self._announcer, self._metrics, self._leading = announcer, metrics, leading
+
+    async def apply(self, plan: Plan) -> None:
+        """All steps in order. StaleError: plan again now; other TwinvaultErrors: later."""
+        versions: dict[tuple[str, str], str] = {}
+        for action in plan.actions:
+            if not self._leading():
+                raise NotLeadingError("another operator leads")
+            await self._apply_one(action, versions)
+
+    async def _apply_one(self, action: Action, versions: dict[tuple[str, str], str]) -> None:
+        if isinstance(action, Tell):
+            self._announcer.tell(action)
+            return
+        self._metrics.writes.labels(type(action).__name__, action.kind).inc()
+        if isinstance(action, Create):
+            await self._create(action)
+        elif isinstance(action, PatchObject):
+            await self._patch(action.kind, action.meta, action.patch, versions, status=False)
+        elif isinstance(action, PatchStatus):
+            await self._patch(action.kind, action.meta, action.status, versions, status=True)
+        elif isinstance(action, Delete):
+            await self._delete(action)
+        else:
+            await self._check_gone(action)
+
+    async def _create(self, action: Create) -> None:
+        """1. The space is entered in the ledger. 2. The object is made. 3. The store has it.
+
+        Somebody else (an earlier leader) may have made it: then we read what is there.
+        """
+        store = self._world.stores[action.kind]
+        promised = action.kind == VOLUME_REPLICA
+        if promised:
+            spec = action.body["spec"]
+            self._world.ledger.promise(
+                action.name, spec["nodeName"], spec["pool"], spec["sizeBytes"]
+            )
+        try:
+            store.put(await self._client.create(store.kind, action.body))
+            logger.info("%s %s made", action.kind, action.name)
+        except AlreadyExistsError:
+            store.put(await self._client.get(store.kind, action.name))
+        finally:
+            if promised:
+                self._world.ledger.settle(action.name, self._world.replicas.get(action.name))
+
+    async def _patch(
+        self,
+        kind: str,
+        meta: Meta,
+        patch: Mapping[str, Any],
+        versions: dict[tuple[str, str], str],
+        *,
+        status: bool,
+    ) -> None:
+        store = self._world.stores[kind]
+        version = versions.get((kind, meta.name), meta.resource_version)
+        write = self._client.patch_status if status else self._client.patch
+        try:
+            answer = await write(
+                store.kind, meta.name, patch, resource_version=version, uid=meta.uid
+            )
+        except (ConflictError, NotFoundError) as error:
+            await self._refresh(kind, meta)
+            raise StaleError(error.message) from error
+        versions[(kind, meta.name)] = str(answer["metadata"]["resourceVersion"])
+        if _is_gone(answer):
+            store.gone(meta.name, meta.uid)
+        else:
+            store.put(answer)
+
+    async def _delete(self, action: Delete) -> None:
+        store = self._world.stores[action.kind]
+        try:
+            await self._client.delete(store.kind, action.meta.name, uid=action.meta.uid)
+            logger.info("%s %s: deletion asked for", action.kind, action.meta.name)
+        except (NotFoundError, ConflictError) as error:
+            await self._refresh(action.kind, action.meta)
+            if isinstance(error, ConflictError):
+                raise StaleError(error.message) from error
+
+    async def _check_gone(self, action: CheckGone) -> None:
+        store = self._world.stores[action.kind]
+        try:
+            store.put(await self._client.get(store.kind, action.name))
+        except NotFoundError:
+            return
+        raise StaleError(f"{action.kind} {action.name} exists")
+
+    async def _refresh(self, kind: str, meta: Meta) -> None:
+        """Learn from the API server itself what became of the object."""
+        store = self._world.stores[kind]
+        try:
+            answer = await self._client.get(store.kind, meta.name)
+        except NotFoundError:
+            store.gone(meta.name, meta.uid)
+            return
+        if answer["metadata"]["uid"] != meta.uid:
+            store.gone(meta.name, meta.uid)
+        store.put(answer)
+
+
+def _is_gone(answer: Mapping[str, Any]) -> bool:
+    """Taking the last finalizer off an object that is being deleted removes it."""
+    meta = answer["metadata"]
+    return bool(meta.get("deletionTimestamp")) and not meta.get("finalizers")

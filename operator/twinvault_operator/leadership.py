@@ -1,0 +1,66 @@
+"""Leading and standing by: what happens when the Lease is taken and when it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from twinvault_kube.lease import LeaseKeeper
+
+from .liveness import Liveness
+from .triggers import Triggers
+from .work_queue import WorkQueue
+from .world import World
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+AGENTS_SECONDS = 1.0
+
+
+class Leadership:
+    """``leading`` follows the Lease at once; the queue is filled anew at each start of a lead."""
+
+    def __init__(
+        self,
+        keeper: LeaseKeeper,
+        world: World,
+        queue: WorkQueue,
+        triggers: Triggers,
+        liveness: Liveness,
+    ) -> None:
+        self._keeper, self._world = keeper, world
+        self._queue, self._triggers, self._liveness = queue, triggers, liveness
+        self._led = False
+
+    def leading(self) -> bool:
+        """Whether writes are allowed at this very moment."""
+        return self._led and self._keeper.held
+
+    async def run(self) -> None:
+        """Follow the Lease, and the agents' Leases while leading, until cancelled."""
+        turns = 0
+        while True:
+            held = self._keeper.held
+            if held and not self._led:
+                self._start()
+            elif self._led and not held:
+                self._stop()
+            if self._led and turns % round(AGENTS_SECONDS / POLL_SECONDS) == 0:
+                for node in self._liveness.find_changes(self._world.node_names()):
+                    logger.info("agent of node %s: %s", node, self._liveness.state(node).value)
+                    self._triggers.add_node(node)
+            turns += 1
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _start(self) -> None:
+        """What was not heard while nobody led says nothing about the agents."""
+        logger.info("leading")
+        self._liveness.restart()
+        self._led = True
+        self._triggers.add_everything()
+
+    def _stop(self) -> None:
+        logger.warning("no longer leading")
+        self._led = False
+        self._queue.clear()

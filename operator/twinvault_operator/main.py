@@ -1,0 +1,207 @@
+"""The operator's process: watches, stores, queue and lead put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import kopf
+
+from twinvault_core.errors import TwinvaultError
+from twinvault_core.model import Snapshot, Volume
+from twinvault_core.placement import candidate_available_bytes
+from twinvault_kube.client import Json, KubeClient
+from twinvault_kube.events import EventRecorder, EventSource
+from twinvault_kube.informer import Informer
+from twinvault_kube.kinds import LEASES
+from twinvault_kube.lease import LeaseKeeper, LeaseName
+from twinvault_kube.logs import configure_logging
+
+from .announcer import Announcer
+from .applier import Applier
+from .config import LEADER_LEASE, Config
+from .leadership import Leadership
+from .liveness import AgentState, Liveness
+from .metrics import Metrics
+from .probes import ProbeServer
+from .reconciler import Reconciler
+from .sweep import Sweeper
+from .triggers import Triggers
+from .watches import make_registry, make_settings, quiet_logs
+from .work_queue import WorkQueue
+from .world import World
+
+logger = logging.getLogger(__name__)
+
+STUCK_SECONDS = 60.0
+QUIET_SECONDS = 3.0
+EVENT_PAUSE_SECONDS = 0.02
+
+
+class Operator:
+    """All parts of one operator process; ``run`` lives until ``stop`` or a fatal error."""
+
+    def __init__(self, client: KubeClient, config: Config) -> None:
+        self._client, self._config = client, config
+        self.metrics = Metrics()
+        self.liveness = Liveness()
+        self.world = World(self.liveness)
+        self.queue = WorkQueue()
+        self.triggers = Triggers(self.world, self.queue)
+        self._sweeper = Sweeper(client, self.world.stores, config.sweep_seconds)
+        self._leases = Informer(
+            client, LEASES, namespace=config.namespace, on_change=self._observe_lease
+        )
+        self._keeper = LeaseKeeper(
+            client,
+            LeaseName(config.namespace, LEADER_LEASE),
+            config.identity,
+            duration_seconds=config.lease_duration_seconds,
+            renew_seconds=config.lease_renew_seconds,
+        )
+        self.leadership = Leadership(
+            self._keeper, self.world, self.queue, self.triggers, self.liveness
+        )
+        recorder = EventRecorder(client, EventSource("twinvault-operator", config.identity))
+        self._announcer = Announcer(recorder, self.metrics, pause=self._quiet_moment)
+        applier = Applier(
+            client, self.world, self._announcer, self.metrics, self.leadership.leading
+        )
+        self.reconciler = Reconciler(self.world, self.queue, self.triggers, applier, self.metrics)
+        self._probes = ProbeServer(
+            self.metrics.registry,
+            healthy=self._find_hang,
+            ready=lambda: "" if self._filled else "the first lists are not complete",
+            before_scrape=self._fill_gauges,
+        )
+        self._filled = False
+        self._beat = time.monotonic()
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Until ``stop``; raises what ended kopf or one of our own tasks."""
+        await self._probes.start(self._config.metrics_port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self._work_forever())]
+                await self._stopping.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._probes.stop()
+            await self._keeper.release()
+
+    async def _work_forever(self) -> None:
+        """1. Lists, so that the stores are whole. 2. Watches. 3. The lead, and with it writes."""
+        await self._sweeper.fill()
+        self._filled = True
+        logger.info("the first lists are complete: %d volumes", len(self.world.volumes))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._leases.run())
+            group.create_task(self._keeper.run())
+            group.create_task(self.leadership.run())
+            group.create_task(self._sweeper.run())
+            group.create_task(self._announcer.run())
+            group.create_task(self._keep_beating())
+            for _ in range(self._config.workers):
+                group.create_task(self.queue.work(self.reconciler.handle))
+            group.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """kopf, until cancelled; its own end (a watch that is refused) ends the process."""
+        registry = make_registry(self.world.stores, self._sweeper.ask)
+        before = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=registry, settings=make_settings(), clusterwide=True, standalone=True
+        )
+        _handle_signals(self.stop)
+        await kopf.run_tasks(tasks, ignored=before)
+        raise TwinvaultError("kopf stopped watching; see its last log lines above")
+
+    async def _quiet_moment(self) -> None:
+        if not self._announcer.waiting:
+            await asyncio.sleep(0.25)
+            return
+        await self.queue.wait_idle(QUIET_SECONDS)
+        await asyncio.sleep(EVENT_PAUSE_SECONDS)
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    def _find_hang(self) -> str:
+        silent = time.monotonic() - self._beat
+        if self._filled and silent > STUCK_SECONDS:
+            return f"the event loop's heartbeat is {silent:.0f} s old"
+        return ""
+
+    def _observe_lease(self, name: str, lease: Json | None) -> None:
+        self.liveness.observe(name, lease)
+
+    def _fill_gauges(self) -> None:
+        metrics, world = self.metrics, self.world
+        metrics.queue_depth.set(self.queue.depth)
+        metrics.leader.set(1 if self.leadership.leading() else 0)
+        _count(metrics, world.volumes.values(), world.snapshots.values())
+        for node in world.node_names():
+            alive = self.liveness.state(node) is AgentState.ALIVE
+            metrics.agents.labels(node).set(1 if alive else 0)
+        for candidate in world.candidates():
+            for pool in candidate.node.pools:
+                labels = (candidate.node.storage_cluster, candidate.name, pool.name)
+                available = candidate_available_bytes(candidate, pool.name)
+                metrics.pool_available.labels(*labels).set(available)
+                promised = candidate.pool_use(pool.name).promised_bytes
+                metrics.pool_promised.labels(*labels).set(promised)
+
+
+def _count(metrics: Metrics, volumes: list[Volume], snapshots: list[Snapshot]) -> None:
+    metrics.volumes.clear()
+    for volume in volumes:
+        metrics.volumes.labels(volume.phase.value if volume.phase else "Pending").inc()
+    metrics.snapshots.clear()
+    for snapshot in snapshots:
+        metrics.snapshots.labels(str(snapshot.ready_to_use).lower()).inc()
+
+
+def _handle_signals(stop: Callable[[], None]) -> None:
+    """After kopf took them: SIGTERM ends our work first, then kopf's."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+async def _run(config: Config) -> None:
+    client = KubeClient.from_environment(user_agent="twinvault-operator")
+    operator = Operator(client, config)
+    _handle_signals(operator.stop)
+    try:
+        await operator.run()
+    finally:
+        await client.close()
+
+
+def main() -> None:
+    """Entry point; exit code 1 and one line that says why when it cannot go on."""
+    configure_logging()
+    quiet_logs()
+    try:
+        with contextlib.suppress(asyncio.CancelledError, KeyboardInterrupt):
+            asyncio.run(_run(Config.from_environment()))
+    except* TwinvaultError as group:
+        for error in group.exceptions:
+            logger.error("the operator ends: %s", error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

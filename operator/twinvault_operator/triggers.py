@@ -1,0 +1,172 @@
+"""Which objects to look at again when something changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from twinvault_core.actions import REPLICATION_PAIR, SNAPSHOT, STORAGE_CLUSTER, VOLUME
+from twinvault_core.cluster_plan import KubeNode
+from twinvault_core.model import (
+    ReplicationPair,
+    Snapshot,
+    StorageCluster,
+    StorageNode,
+    Volume,
+    VolumeReplica,
+)
+
+from .work_queue import Key, WorkQueue
+from .world import World
+
+WAITING = Key("Waiting", "")
+"""Pseudo key: look again at every Volume that waits for space or nodes."""
+
+ROLL_UP_SECONDS = 1.0
+"""Sums of a cluster may lag this much: a burst of volumes is one write."""
+PUBLISHED_SECONDS = 1.0
+"""Publishing and staging follow one another: one write tells both."""
+WAITING_SECONDS = 0.2
+
+
+class Triggers:
+    """Connects the stores of a world with a queue. ``waiting`` is kept by the reconciler."""
+
+    def __init__(self, world: World, queue: WorkQueue) -> None:
+        self._world, self._queue = world, queue
+        self.waiting: set[str] = set()
+        world.volumes.on_change = self._volume
+        world.replicas.on_change = self._replica
+        world.snapshots.on_change = self._snapshot
+        world.storage_nodes.on_change = self._storage_node
+        world.clusters.on_change = self._cluster
+        world.nodes.on_change = self._node
+        world.pairs.on_change = self._pair
+
+    def add_everything(self) -> None:
+        """At the start, and when the lead is taken over."""
+        world = self._world
+        by_kind: list[tuple[str, list[str]]] = [
+            (STORAGE_CLUSTER, world.clusters.names()),
+            (REPLICATION_PAIR, world.pairs.names()),
+            (VOLUME, world.volumes.names()),
+            (VOLUME, sorted({r.volume for r in world.replicas.values()})),
+            (SNAPSHOT, world.snapshots.names()),
+        ]
+        for kind, names in by_kind:
+            for name in names:
+                self._queue.add(Key(kind, name))
+
+    def add_node(self, node: str) -> None:
+        """The agent of a node fell silent or spoke again."""
+        world = self._world
+        known = world.storage_nodes.get(node)
+        if known is not None:
+            self._queue.add(Key(STORAGE_CLUSTER, known.storage_cluster))
+        for replica in world.replicas.find("node", node):
+            self._queue.add(Key(VOLUME, replica.volume))
+        for snapshot in world.snapshots.find("node", node):
+            self._queue.add(Key(SNAPSHOT, snapshot.meta.name))
+        self.add_waiting()
+
+    def add_waiting(self) -> None:
+        if self.waiting:
+            self._queue.add(WAITING, WAITING_SECONDS)
+
+    def _volume(self, name: str, before: Volume | None, after: Volume | None) -> None:
+        if after is None:
+            self.waiting.discard(name)
+        delay = PUBLISHED_SECONDS if _only_published(before, after) else 0.0
+        self._queue.add(Key(VOLUME, name), delay)
+        if _same(before, after, lambda v: (v.phase, v.status_size_bytes, v.meta.deleting)):
+            return
+        for snapshot in self._world.snapshots.find("volume", name):
+            if not snapshot.holders:
+                self._queue.add(Key(SNAPSHOT, snapshot.meta.name))
+        for clone in self._world.volumes.find("source", f"{VOLUME}/{name}"):
+            if clone.meta.name in self.waiting:
+                self._queue.add(Key(VOLUME, clone.meta.name))
+        for volume in (before, after):
+            if volume is not None and volume.source.volume:
+                self._queue.add(Key(VOLUME, volume.source.volume))
+            if volume is not None and volume.replication_pair:
+                self._queue.add(Key(REPLICATION_PAIR, volume.replication_pair), ROLL_UP_SECONDS)
+
+    def _replica(
+        self, name: str, before: VolumeReplica | None, after: VolumeReplica | None
+    ) -> None:
+        self._world.ledger.settle(name, after)
+        for replica in (before, after):
+            if replica is not None:
+                self._queue.add(Key(VOLUME, replica.volume))
+        if _same(before, after, lambda r: r.size_bytes):
+            return
+        known = after or before
+        if known is not None:
+            self._queue.add(Key(STORAGE_CLUSTER, known.storage_cluster), ROLL_UP_SECONDS)
+        if after is None:
+            self.add_waiting()
+
+    def _snapshot(self, name: str, before: Snapshot | None, after: Snapshot | None) -> None:
+        self._queue.add(Key(SNAPSHOT, name))
+        known = after or before
+        if known is None:
+            return
+        if not _same(before, after, lambda s: (s.ready_to_use, s.meta.deleting)):
+            for volume in self._world.volumes.find("source", f"{SNAPSHOT}/{name}"):
+                if volume.meta.name in self.waiting:
+                    self._queue.add(Key(VOLUME, volume.meta.name))
+        if not _same(before, after, lambda s: ([h.state for h in s.holders], s.meta.deleting)):
+            origin = self._world.volumes.get(known.volume)
+            if origin is not None and origin.meta.deleting:
+                self._queue.add(Key(VOLUME, known.volume))
+            for cluster in {h.storage_cluster for h in known.holders}:
+                self._queue.add(Key(STORAGE_CLUSTER, cluster), ROLL_UP_SECONDS)
+
+    def _storage_node(
+        self, name: str, before: StorageNode | None, after: StorageNode | None
+    ) -> None:
+        for cluster in self._world.clusters.names():
+            self._queue.add(Key(STORAGE_CLUSTER, cluster), WAITING_SECONDS if after else 0.0)
+        if not _same(before, after, lambda n: (n.pools, n.pool_status)):
+            self.add_waiting()
+
+    def _cluster(
+        self, name: str, before: StorageCluster | None, after: StorageCluster | None
+    ) -> None:
+        self._queue.add(Key(STORAGE_CLUSTER, name))
+        if _same(before, after, lambda c: (c.spec, c.meta.deleting)):
+            return
+        for other in self._world.clusters.names():
+            self._queue.add(Key(STORAGE_CLUSTER, other))
+        for pair in self._world.pairs.names():
+            self._queue.add(Key(REPLICATION_PAIR, pair))
+        self.add_waiting()
+
+    def _node(self, name: str, before: KubeNode | None, after: KubeNode | None) -> None:
+        if before == after:
+            return
+        for cluster in self._world.clusters.names():
+            self._queue.add(Key(STORAGE_CLUSTER, cluster))
+
+    def _pair(
+        self, name: str, before: ReplicationPair | None, after: ReplicationPair | None
+    ) -> None:
+        self._queue.add(Key(REPLICATION_PAIR, name))
+        for volume in self._world.volumes.find("pair", name):
+            if volume.meta.name in self.waiting:
+                self._queue.add(Key(VOLUME, volume.meta.name))
+
+
+def _same(before: Any, after: Any, look: Callable[[Any], Any]) -> bool:
+    """Whether an object was there before and after and looks the same."""
+    return before is not None and after is not None and look(before) == look(after)
+
+
+def _only_published(before: Volume | None, after: Volume | None) -> bool:
+    if before is None or after is None or after.meta.deleting:
+        return False
+    if before.published_to == after.published_to:
+        return False
+    return replace(before, published_to=(), meta=after.meta) == replace(after, published_to=())
