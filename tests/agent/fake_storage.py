@@ -67,7 +67,8 @@ class FakeStorage:
             raise DataAtRiskError("another volume's data")
         if replica.size_bytes > self.capacity_bytes:
             raise NoSpaceError("the pool is full")
-        if replica.source.snapshot and (replica.pool, replica.source.snapshot) not in self.snapshots:
+        source = (replica.pool, replica.source.snapshot)
+        if replica.source.snapshot and source not in self.snapshots:
             raise NotFoundError(f"snapshot {replica.source.snapshot} is not here")
         if known is None:
             known = VolumeFacts(

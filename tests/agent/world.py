@@ -115,9 +115,7 @@ class World:
         return entry
 
     def events(self) -> set[str]:
-        return {
-            obj["reason"] for (where, _), obj in self.api.objects.items() if where == EVENTS
-        }
+        return {obj["reason"] for (where, _), obj in self.api.objects.items() if where == EVENTS}
 
     async def until(
         self, condition: Callable[[], object], what: str, timeout_seconds: float = 10.0
