@@ -24,6 +24,7 @@ from e2e.lab.config import Node
 from e2e.lab.node_files import EXEC_PORT
 
 _CHUNK_BYTES = 1 << 16
+_ALIVE_CHECK_SECONDS = 0.5
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -66,11 +67,13 @@ def run_in_node(
     stdin: bytes | None = None,
     env: Mapping[str, str] | None = None,
     timeout_seconds: float,
+    is_alive: Callable[[], bool] = lambda: True,
 ) -> Completed:
     """Run ``argv`` as root in the node and collect its output.
 
     Raises ExecTimeoutError when the node cannot be reached or the command does not
-    end in time (it is killed then), ExecError when it cannot be started.
+    end in time (it is killed then), ExecError when it cannot be started, or as soon as
+    ``is_alive`` says that the node has ended.
     """
     out, err = bytearray(), bytearray()
     code = stream_in_node(
@@ -79,6 +82,7 @@ def run_in_node(
         stdin=stdin,
         env=env,
         timeout_seconds=timeout_seconds,
+        is_alive=is_alive,
         on_stdout=out.extend,
         on_stderr=err.extend,
     )
@@ -92,6 +96,7 @@ def stream_in_node(
     stdin: bytes | BinaryIO | None = None,
     env: Mapping[str, str] | None = None,
     timeout_seconds: float,
+    is_alive: Callable[[], bool] = lambda: True,
     on_stdout: Sink,
     on_stderr: Sink,
 ) -> int:
@@ -109,7 +114,8 @@ def stream_in_node(
         ) as connection:
             connection.sendall(json.dumps(request).encode() + b"\n")
             _start_sending(connection, stdin)
-            return _receive(connection, deadline, {b"o": on_stdout, b"e": on_stderr})
+            sinks = {b"o": on_stdout, b"e": on_stderr}
+            return _receive(connection, deadline, sinks, is_alive)
     except TimeoutError as error:
         raise ExecTimeoutError(
             f"{node.name}: `{' '.join(argv)}` not finished after {timeout_seconds:g} s "
@@ -181,14 +187,25 @@ def _start_sending(connection: socket.socket, stdin: bytes | BinaryIO | None) ->
         connection.shutdown(socket.SHUT_WR)
 
 
-def _receive(connection: socket.socket, deadline: float, sinks: Mapping[bytes, Sink]) -> int:
+def _receive(
+    connection: socket.socket,
+    deadline: float,
+    sinks: Mapping[bytes, Sink],
+    is_alive: Callable[[], bool],
+) -> int:
     received = bytearray()
     with selectors.DefaultSelector() as selector:
         selector.register(connection, selectors.EVENT_READ)
         while True:
             # The server ends the command at the same deadline; leave it a moment.
-            if not selector.select(max(0.0, deadline + 1 - time.monotonic())):
+            remaining = deadline + 1 - time.monotonic()
+            if remaining <= 0:
                 raise TimeoutError
+            if not selector.select(min(remaining, _ALIVE_CHECK_SECONDS)):
+                # A node whose power was cut closes no connection.
+                if not is_alive():
+                    raise ConnectionError("the node ended while the command ran")
+                continue
             data = connection.recv(_CHUNK_BYTES)
             if not data:
                 raise ConnectionError("the node closed the channel before the command ended")

@@ -180,6 +180,8 @@ def _make_golden(settings: Settings, golden: Golden, base: Golden | None) -> Non
 
 
 def _remove_old_golden_disks(directory: Path, keep: set[Path]) -> None:
+    for interrupted in directory.glob("*.unfinished"):
+        interrupted.unlink()
     disks = [p for p in directory.iterdir() if p.is_file() and not p.suffix and p.name != "lock"]
     disks.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in [path for path in disks if path not in keep][_GOLDEN_DISKS_KEPT:]:

@@ -3,7 +3,7 @@
 All its processes live in a pid namespace of their own, so a power cut is one SIGKILL
 that nothing in the node outlives, and its mounts in a mount namespace that goes with
 it. SIGKILL loses the node's memory; what it wrote to its disks is in the host's page
-cache and stays.
+cache and stays. A node that panics, powers off or reboots itself ends; `start` boots it.
 """
 
 from __future__ import annotations
@@ -204,7 +204,13 @@ def exec_in(
     """Run ``argv`` as root in the node; see exec_channel for errors and streaming."""
     if not is_running(settings, node):
         raise ExecError(f"{node.name} is not running: start it with `node start {node.name}`")
-    return exec_channel.run_in_node(node, argv, stdin=stdin, timeout_seconds=timeout_seconds)
+    return exec_channel.run_in_node(
+        node,
+        argv,
+        stdin=stdin,
+        timeout_seconds=timeout_seconds,
+        is_alive=lambda: is_running(settings, node),
+    )
 
 
 def memory_mib(settings: Settings, node: Node) -> int:
