@@ -12,10 +12,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from e2e.lab import faults, node, services, sites
+from e2e.lab import admin, faults, node, sites
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import run
-from e2e.lab.config import WITNESS, Location, Node, Settings
+from e2e.lab.config import Location, Node, Settings
 from e2e.lab.exec_channel import Completed
 
 
@@ -125,14 +125,46 @@ class Lab:
     def link(self, one: str, other: str) -> LabLink:
         return LabLink(self.settings, faults.find_location(one), faults.find_location(other))
 
-    def kubectl(self, *args: str, stdin: str | None = None, timeout_seconds: float = 60) -> str:
-        """Output of kubectl as administrator; CommandError with its output if it fails."""
-        return services.kubectl(self.settings, *args, stdin=stdin, timeout_seconds=timeout_seconds)
+    def kubectl(
+        self,
+        *args: str,
+        stdin: str | None = None,
+        timeout_seconds: float = 60,
+        at: str | None = None,
+    ) -> str:
+        """Output of kubectl as administrator; CommandError with its output if it fails.
 
-    def helm(self, *args: str, stdin: str | None = None, timeout_seconds: float = 300) -> str:
-        """Output of helm as administrator."""
-        argv = [self.program("helm"), f"--kubeconfig={self.settings.admin_kubeconfig}", *args]
-        return self.run_at(WITNESS.name, argv, stdin=stdin, timeout_seconds=timeout_seconds)
+        It runs at the witness (at a site while the witness has no power), or ``at``
+        another location: whom that one reaches, it reaches.
+        """
+        return self._run_tool("kubectl", args, stdin, timeout_seconds, at)
+
+    def helm(
+        self,
+        *args: str,
+        stdin: str | None = None,
+        timeout_seconds: float = 300,
+        at: str | None = None,
+    ) -> str:
+        """Output of helm as administrator; see kubectl."""
+        return self._run_tool("helm", args, stdin, timeout_seconds, at)
+
+    def _run_tool(
+        self,
+        tool: str,
+        args: Sequence[str],
+        stdin: str | None,
+        timeout_seconds: float,
+        at: str | None,
+    ) -> str:
+        return admin.run_tool(
+            self.settings,
+            tool,
+            args,
+            stdin=stdin,
+            timeout_seconds=timeout_seconds,
+            at=faults.find_location(at) if at else None,
+        )
 
     def run_at(
         self,

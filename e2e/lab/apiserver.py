@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
+import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from e2e.lab.config import CLUSTER_DOMAIN, SERVICE_NETWORK
+from e2e.lab.exec_channel import connect_in_namespace
 from e2e.lab.pki import Authority, Pair
 
 # Its heap is mostly caches that live long: collecting more often costs a little CPU
@@ -88,16 +89,26 @@ def _etcd_tls(plan: ApiServerPlan) -> list[str]:
     ]
 
 
-def is_ready(address: IPv4Address, port: int, ca: Path, *, timeout_seconds: float = 2) -> bool:
-    """Whether the API server answers /readyz with 200. Only from its own namespace."""
-    context = ssl.create_default_context(cafile=str(ca))
-    connection = http.client.HTTPSConnection(
-        str(address), port, timeout=timeout_seconds, context=context
-    )
+def is_ready(
+    address: IPv4Address,
+    port: int,
+    ca: Path,
+    *,
+    namespace: str | None = None,
+    timeout_seconds: float = 2,
+) -> bool:
+    """Whether the API server answers /readyz with 200, asked from a namespace of the lab."""
+    target = (str(address), port)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        if namespace is None:
+            plain = socket.create_connection(target, timeout=timeout_seconds)
+        else:
+            plain = connect_in_namespace(namespace, target, timeout_seconds=timeout_seconds)
+        with plain:
+            plain.settimeout(timeout_seconds)
+            context = ssl.create_default_context(cafile=str(ca))
+            with context.wrap_socket(plain, server_hostname=str(address)) as secured:
+                secured.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                return b" 200 " in secured.recv(64).split(b"\r\n", 1)[0]
+    except OSError:
         return False
-    finally:
-        connection.close()

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from e2e.lab.command import CommandError, run
@@ -118,6 +119,7 @@ def choose_linker_flags(version: str) -> str:
     return " ".join(["-s -w", *(f"-X {package}.{key}={text}" for key, text in stamps.items())])
 
 
+@cache
 def _directory(settings: Settings) -> Path:
     digest = hashlib.sha256()
     for module in (MODULE, SANITY_MODULE):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.lab import cluster, faults, process, sites, status, teardown
+from e2e.lab import admin, cluster, faults, process, sites, status, teardown
 from e2e.lab.api import Lab, LabError
-from e2e.lab.binaries import BinariesError, ensure_binaries
+from e2e.lab.binaries import BinariesError
 from e2e.lab.command import CommandError, in_namespace
-from e2e.lab.config import LOCATIONS, WITNESS, Settings
+from e2e.lab.config import LOCATIONS, Settings
 from e2e.lab.exec_channel import ExecError, stream_in_node
 from e2e.lab.host import HostError
 from e2e.lab.node import NodeError
@@ -38,12 +38,13 @@ FAILURES: tuple[type[Exception], ...] = (
 )
 """What may go wrong in the lab with a message for a person; anything else is a bug."""
 
+_TOOLS = ("kubectl", "helm")
 _EXEC_TIMEOUT_SECONDS = 24 * 3600.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Expected failures are told in plain words."""
-    options = build_parser().parse_args(arguments)
+    options = parse_arguments(arguments)
     settings = Settings.from_environment()
     action: Callable[[Settings, argparse.Namespace], int | None] = options.action
     try:
@@ -54,6 +55,18 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         say("interrupted; what runs is recorded: `up` goes on, `down` removes it all")
         return 130
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Understand a command line; what follows kubectl and helm is theirs, flags too."""
+    if arguments and arguments[0] in _TOOLS and arguments[1:2] not in (["-h"], ["--help"]):
+        options = argparse.Namespace(action=_tool, tool=arguments[0], at=None)
+        options.arguments = list(arguments[1:])
+        if options.arguments[:1] == ["--at"] and len(options.arguments) > 1:
+            options.at = options.arguments[1]
+            del options.arguments[:2]
+        return options
+    return build_parser().parse_args(arguments)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,9 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("down", lambda settings, _: teardown.down(settings), "remove everything but the cache")
     add("prepare", lambda settings, _: cluster.prepare(settings), "fill the cache only")
     add("status", _status, "what runs, its memory, and the faults that are set")
-    for tool in ("kubectl", "helm"):
-        command = add(tool, _tool, f"{tool} as administrator, at the witness")
-        command.set_defaults(tool=tool)
+    for tool in _TOOLS:
+        command = add(tool, _tool, f"{tool} as administrator, first of all at the witness")
+        command.add_argument("--at", metavar="LOCATION", help="at this location instead")
         command.add_argument("arguments", nargs=argparse.REMAINDER)
     command = add("exec", _exec, "run a command as root in a node")
     command.add_argument("node")
@@ -114,11 +127,10 @@ def _status(settings: Settings, _: argparse.Namespace) -> None:
 
 
 def _tool(settings: Settings, options: argparse.Namespace) -> int:
-    program = str(ensure_binaries(settings) / options.tool)
-    config = f"--kubeconfig={settings.admin_kubeconfig}"
-    argv = in_namespace(WITNESS.namespace, [program, config, *options.arguments])
+    at = faults.find_location(options.at) if options.at else admin.choose_location()
+    argv = in_namespace(at.namespace, admin.admin_argv(settings, options.tool, at))
     sys.stdout.flush()
-    os.execvp(argv[0], argv)
+    return os.execvp(argv[0], [*argv, *options.arguments])
 
 
 def _exec(settings: Settings, options: argparse.Namespace) -> int:

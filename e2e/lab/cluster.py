@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime
 from functools import partial
 
-from e2e.lab import controlplane, faults, images, network, node, pki, services, sites
+from e2e.lab import admin, controlplane, faults, images, network, node, pki, services, sites
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import CommandError, tail
 from e2e.lab.config import LOCATIONS, Node, Settings
@@ -116,15 +116,15 @@ def _wait_for_nodes(settings: Settings, booted: list[Node], started: datetime) -
         )
         for one in settings.nodes:
             labels = [f"{_ZONE}={one.location.name}", f"{_REGION}=twinvault-lab"]
-            services.kubectl(settings, "label", "--overwrite", "node", one.name, *labels)
+            admin.kubectl(settings, "label", "--overwrite", "node", one.name, *labels)
 
 
 def observe_unready(settings: Settings, booted: list[Node], started: datetime) -> list[Node]:
     """Nodes that are not Ready; a node in ``booted`` must have renewed its Lease since."""
     try:
-        found = json.loads(services.kubectl(settings, "get", "nodes", "-o", "json"))
+        found = json.loads(admin.kubectl(settings, "get", "nodes", "-o", "json"))
         args = ("get", "leases", "-n", "kube-node-lease", "-o", "json")
-        leases = json.loads(services.kubectl(settings, *args))
+        leases = json.loads(admin.kubectl(settings, *args))
     except CommandError:
         return list(settings.nodes)
     ready = {item["metadata"]["name"] for item in found["items"] if is_ready(item)}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from e2e.lab import process
-from e2e.lab.apiserver import ENVIRONMENT, ApiServerPlan, plan_api_server_argv
+from e2e.lab.apiserver import ENVIRONMENT, ApiServerPlan, is_ready, plan_api_server_argv
 from e2e.lab.binaries import ensure_binaries
-from e2e.lab.command import succeeds, tail
+from e2e.lab.command import tail
 from e2e.lab.config import LOCATIONS, Location, Settings
 from e2e.lab.etcd import etcd_client, start_etcd
 from e2e.lab.pki import api_server_hosts, authority, component_kubeconfig
@@ -74,10 +74,12 @@ def wait_for_api_server(settings: Settings, location: Location) -> None:
 
 def is_api_server_ready(settings: Settings, location: Location) -> bool:
     """Whether /readyz of this location's API server says yes, asked from beside it."""
-    kubectl = [str(ensure_binaries(settings) / "kubectl"), "--request-timeout=2s"]
-    kubectl += [f"--kubeconfig={settings.admin_kubeconfig}"]
-    kubectl += [f"--server=https://{location.gateway}:{API_SERVER_PORT}", "get", "--raw", "/readyz"]
-    return succeeds(kubectl, timeout_seconds=5, namespace=location.namespace)
+    return is_ready(
+        location.gateway,
+        API_SERVER_PORT,
+        authority(settings).certificate,
+        namespace=location.namespace,
+    )
 
 
 def start_controllers(settings: Settings, location: Location) -> None:

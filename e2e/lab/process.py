@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from e2e.lab.command import in_namespace, tail
@@ -47,6 +48,21 @@ while :; do
     sleep 1
     [ -z "$ended" ] || exit 0
 done
+"""
+
+
+# The program ends with the process at the other end of standard input.
+_LIFELINE = """
+exec 3<&0
+"$@" < /dev/null 3<&- &
+program=$!
+(read -r _ <&3; kill -KILL 0) &
+reader=$!
+exec 3<&-
+wait "$program"
+code=$?
+kill "$reader"
+exit "$code"
 """
 
 
@@ -89,13 +105,15 @@ def start(
     namespace: str | None = None,
     cwd: Path | None = None,
     restart: bool = False,
+    tied: bool = False,
     timeout_seconds: float = 10,
 ) -> int:
     """Start ``argv`` as ``name`` in a session of its own and return its pid.
 
     Does nothing when it runs already. ``env`` is added to ours, ``namespace`` is a
     network namespace. With ``restart`` it is started again whenever it ends by itself
-    (count_ends tells how often), and the pid is that of the shell that does so.
+    (count_ends tells how often), and the pid is that of the shell that does so. When
+    ``tied`` it is killed as soon as this Python process ends, however that happens.
     Returns once the pid is recorded, not when it is ready.
     """
     existing = running_pid(name, run_dir)
@@ -111,6 +129,8 @@ def start(
     launcher = ["sh", "-c", _LAUNCHER, "sh", str(recorded), f"{recorded}.new"]
     if restart:
         launcher += ["sh", "-c", _SUPERVISOR, "sh", str(_ends_file(name, run_dir))]
+    if tied:
+        launcher += ["sh", "-c", _LIFELINE, "sh"]
     with log.open("ab") as file:
         file.write(f"--- {time.strftime('%F %T')} start of {name}\n".encode())
         file.flush()
@@ -118,7 +138,7 @@ def start(
         # leaves no zombie in a long test session.
         subprocess.run(
             ["setsid", "--fork", *launcher, *in_namespace(namespace, argv)],
-            stdin=subprocess.DEVNULL,
+            stdin=_lifeline() if tied else subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
@@ -238,6 +258,13 @@ def memory_mib(name: str, run_dir: Path) -> int | None:
 def names(run_dir: Path) -> list[str]:
     """Every process that was started in the directory and not stopped."""
     return sorted(path.stem for path in run_dir.glob("*.pid"))
+
+
+@cache
+def _lifeline() -> int:
+    """The reading end of a pipe whose writing end only our own end closes."""
+    reading, _ = os.pipe()
+    return reading
 
 
 def _identity(name: str, run_dir: Path) -> Identity:

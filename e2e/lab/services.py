@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 
 from e2e.lab import process
+from e2e.lab.admin import kubectl
 from e2e.lab.binaries import ensure_binaries
-from e2e.lab.command import run
 from e2e.lab.config import (
     API_SERVICE_ADDRESS,
     CLUSTER_DOMAIN,
@@ -189,12 +189,3 @@ def apply_cluster_objects(settings: Settings) -> None:
     kubectl(settings, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
     labels = [f"{key}={value}" for key, value in _SERVED_HERE.items()]
     kubectl(settings, "label", "--overwrite", "service", "kubernetes", *labels)
-
-
-def kubectl(
-    settings: Settings, *args: str, stdin: str | None = None, timeout_seconds: float = 60
-) -> str:
-    """Output of kubectl as administrator, run at the witness."""
-    argv = [str(ensure_binaries(settings) / "kubectl")]
-    argv += [f"--kubeconfig={settings.admin_kubeconfig}", *args]
-    return run(argv, stdin=stdin, timeout_seconds=timeout_seconds, namespace="tv-witness")

@@ -6,7 +6,7 @@
 
 Nothing schedules or starts pods. Objects, CRDs, CEL rules, RBAC, watches, field
 selectors, Leases and conflicts are the real thing. No port is fixed, so several may
-run at once.
+run at once. Both end with the process that started them, also when that is killed.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class ApiServer:
             ),
         )
         argv = plan_api_server_argv(plan)
-        process.start("kube-apiserver", argv, run_dir=self.directory, env=ENVIRONMENT)
+        process.start("kube-apiserver", argv, run_dir=self.directory, env=ENVIRONMENT, tied=True)
         wait_until(
             f"the API server on {self.url} to be ready",
             self._is_ready_or_dead,
@@ -153,12 +153,12 @@ class ApiServer:
             # Its data never outlives a test, and tests share a disk with real ones.
             "--unsafe-no-fsync",
         ]
-        process.start("etcd", argv, run_dir=self.directory)
+        process.start("etcd", argv, run_dir=self.directory, tied=True)
 
     def close(self) -> None:
         """End both and remove the directory."""
-        process.stop("kube-apiserver", self.directory, timeout_seconds=3)
-        process.stop("etcd", self.directory, timeout_seconds=3)
+        process.kill("kube-apiserver", self.directory)
+        process.kill("etcd", self.directory)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _is_ready_or_dead(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from e2e.lab import cluster, controlplane, faults, network, node, process, services
+from e2e.lab import admin, cluster, controlplane, faults, network, node, process
 from e2e.lab.command import CommandError
 from e2e.lab.config import LOCATIONS, Location, Settings
 from e2e.lab.state import is_claimed
@@ -62,7 +62,7 @@ def _location_rows(settings: Settings, location: Location) -> list[list[str]]:
 
 def _node_rows(settings: Settings) -> list[list[str]]:
     try:
-        output = services.kubectl(settings, "get", "nodes", "-o", "json", timeout_seconds=10)
+        output = admin.kubectl(settings, "get", "nodes", "-o", "json", timeout_seconds=10)
         items = json.loads(output)["items"]
     except CommandError:
         items = []

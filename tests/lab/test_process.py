@@ -137,3 +137,27 @@ def test_a_logged_command_that_fails_tells_the_end_of_its_log(tmp_path: Path) ->
 def test_a_missing_command_is_an_error_of_the_same_kind() -> None:
     with pytest.raises(CommandError, match="cannot be started"):
         run(["/no/such/program"], timeout_seconds=1)
+
+
+def test_a_tied_process_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from e2e.lab import process;"
+        "process.start('tied', ['sleep', '600'], run_dir=Path(sys.argv[1]), tied=True);"
+        "print('started', flush=True); time.sleep(600)"
+    )
+    root = Path(process.__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=root
+    ) as starter:
+        assert starter.stdout is not None
+        assert starter.stdout.readline() == b"started\n"
+        assert process.is_running("tied", tmp_path)
+        starter.kill()
+    eventually(lambda: not process.is_running("tied", tmp_path), "it ended with its starter")
+
+
+def test_a_tied_process_can_be_stopped_before(tmp_path: Path) -> None:
+    process.start("tied", ["sleep", "600"], run_dir=tmp_path, tied=True)
+    assert process.is_running("tied", tmp_path)
+    process.stop("tied", tmp_path)
+    assert not process.is_running("tied", tmp_path)

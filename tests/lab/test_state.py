@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from e2e.lab import progress, state, status
-from e2e.lab.cli import build_parser
+from e2e.lab.cli import build_parser, parse_arguments
 from e2e.lab.config import Settings
 
 
@@ -119,6 +119,6 @@ def test_the_command_line_refuses(line: str, capsys: pytest.CaptureFixture[str])
     assert "usage" in capsys.readouterr().err
 
 
-def test_flags_after_kubectl_are_its_own() -> None:
-    options = build_parser().parse_args(["kubectl", "get", "pods", "-o", "wide", "--watch"])
-    assert options.arguments == ["get", "pods", "-o", "wide", "--watch"]
+def test_what_follows_kubectl_is_its_own() -> None:
+    options = parse_arguments(["kubectl", "-n", "his", "get", "pods", "--watch"])
+    assert options.arguments == ["-n", "his", "get", "pods", "--watch"]
