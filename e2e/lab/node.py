@@ -177,7 +177,7 @@ def kill(settings: Settings, node: Node) -> None:
     process.kill(PROCESS_NAME, run_dir(settings, node))
     wait_until(
         f"the last of {len(members)} processes of {node.name} to be gone",
-        lambda: not any(Path(f"/proc/{pid}/ns/pid").exists() for pid in members),
+        lambda: not any(_holds_resources(pid) for pid in members),
         timeout_seconds=10,
         interval_seconds=0.01,
     )
@@ -249,6 +249,15 @@ def _members(settings: Settings, node: Node) -> list[int]:
         return []
     processes = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
     return [int(path.name) for path in processes if _pid_namespace(path) == namespace]
+
+
+def _holds_resources(pid: int) -> bool:
+    """Whether the process still has memory, files or a tap: a zombie has not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _pid_namespace(process_dir: Path) -> Path | None:
