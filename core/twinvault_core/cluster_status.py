@@ -152,7 +152,7 @@ def _judge_degraded(report: ClusterReport) -> Condition:
     if leaving:
         message = "; ".join(f"{n.member.name}: {find_node_problem(n)}" for n in leaving)
         return Condition(DEGRADED, True, reasons.NODE_LEFT, message)
-    silent = [n.member for n in report.nodes if n.member.silent]
+    silent = [n.member for n in report.nodes if n.member.lost]
     if silent:
         message = "; ".join(f"{m.name}: {m.silent}" for m in silent)
         return Condition(DEGRADED, True, reasons.NODE_LOST, message)

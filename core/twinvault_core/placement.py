@@ -27,11 +27,14 @@ NO_USE = PoolUse()
 
 @dataclass(frozen=True)
 class Candidate:
-    """One node with its pools. ``silent`` says what is known of its agent; empty: it is alive."""
+    """One node with its pools. ``silent`` says why its agent does not count as alive; empty: it
+    does. ``lost``: it was silent for as long as its Lease lasts.
+    """
 
     node: StorageNode
     use: Mapping[str, PoolUse]
     silent: str = ""
+    lost: bool = False
 
     @property
     def name(self) -> str:
@@ -154,9 +157,9 @@ def _judge(wish: Wish, clusters: Mapping[str, StorageCluster], candidate: Candid
     if refused or spec is None or seen is None:
         return _Verdict(name, reasons.POOL_NOT_READY, refused)
     available = candidate_available_bytes(candidate, wish.pool)
-    free = f"{format_bytes(available)} may still be promised"
+    free = f"room for {format_bytes(available)}"
     if available < wish.size_bytes:
-        return _Verdict(name, reasons.NO_CAPACITY, free)
+        return _Verdict(name, reasons.NO_CAPACITY, free if available else "full")
     return _Verdict(name, "", free, _rank(wish, candidate, spec, seen))
 
 

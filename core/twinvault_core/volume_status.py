@@ -285,7 +285,6 @@ def _tell_change(
 
 
 def _words(volume: Volume, condition: Condition) -> str:
-    placed = find_condition(volume.conditions, PLACED)
-    if condition.reason != reasons.READY or placed is None:
+    if condition.reason != reasons.READY:
         return condition.message
-    return f"{format_bytes(volume.size_bytes)} {condition.message} ({placed.message})"
+    return f"{format_bytes(volume.size_bytes)} {condition.message}"

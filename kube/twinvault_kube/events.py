@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from twinvault_core.errors import TwinvaultError
+from twinvault_core.errors import AlreadyExistsError, TwinvaultError
 
 from .client import Json, KubeClient
 from .kinds import EVENTS
@@ -38,27 +38,22 @@ class EventRecorder:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         key = "\0".join((meta.get("uid", ""), reason, message, self._source.component))
         name = f"{meta['name'][:180]}.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        body = self._body(obj, name, reason, message, warning, now)
         try:
-            if await self._count_again(name, now):
-                return
-            await self._client.create(
-                EVENTS,
-                self._body(obj, name, reason, message, warning, now),
-                CLUSTER_EVENT_NAMESPACE,
-            )
+            # Most things happen once: a look before each would double the calls.
+            await self._client.create(EVENTS, body, CLUSTER_EVENT_NAMESPACE)
+        except AlreadyExistsError:
+            await self._count_again(name, now)
         except TwinvaultError as error:
             logger.info("event %s of %s not recorded: %s", reason, meta["name"], error.message)
 
-    async def _count_again(self, name: str, now: str) -> bool:
-        """Whether the Event existed; its count is raised then."""
+    async def _count_again(self, name: str, now: str) -> None:
         try:
             known = await self._client.get(EVENTS, name, CLUSTER_EVENT_NAMESPACE)
-        except TwinvaultError:
-            return False
-        count = int(known.get("count") or 1) + 1
-        patch = {"count": count, "lastTimestamp": now}
-        await self._client.patch(EVENTS, name, patch, namespace=CLUSTER_EVENT_NAMESPACE)
-        return True
+            patch = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": now}
+            await self._client.patch(EVENTS, name, patch, namespace=CLUSTER_EVENT_NAMESPACE)
+        except TwinvaultError as error:
+            logger.info("event %s not counted again: %s", name, error.message)
 
     def _body(
         self, obj: Json, name: str, reason: str, message: str, warning: bool, now: str

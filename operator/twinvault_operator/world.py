@@ -124,7 +124,8 @@ class World:
 
     def _candidate(self, node: StorageNode) -> Candidate:
         name = node.meta.name
-        return Candidate(node, self.ledger.use_of(name), self.describe_silence(name))
+        lost = self.liveness.state(name) is AgentState.SILENT
+        return Candidate(node, self.ledger.use_of(name), self.describe_silence(name), lost)
 
     def observe_volume(self, name: str) -> VolumeView:
         volume = self.volumes.get(name)
