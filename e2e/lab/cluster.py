@@ -52,6 +52,8 @@ def prepare(settings: Settings) -> None:
     def root() -> None:
         with step("Debian root of the nodes"):
             ensure_rootfs(settings)
+        with step("images of the checkout"):
+            images.ensure_dockerfile_images(settings)
 
     def programs() -> None:
         with step("programs"):

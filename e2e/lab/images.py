@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,19 +59,30 @@ def image_store(settings: Settings) -> Store:
 
 def ensure_images(settings: Settings) -> tuple[Image, ...]:
     """Build every image whose sources changed; all images of the lab."""
+    built = ensure_dockerfile_images(settings)
     store = image_store(settings)
-    with locked(settings.cache / "images" / "build.lock"):
+    with _building(settings):
         programs = [
             _ensure_program_image(settings, store, program, name)
             for program, name in PROGRAM_IMAGES.items()
         ]
-        built = [
-            _ensure_dockerfile_image(settings, store, name, ROOT / path)
-            for name, path in DOCKERFILE_IMAGES.items()
-        ]
         images = (*programs, *built)
         store.remove_unused(keep=images)
     return images
+
+
+def ensure_dockerfile_images(settings: Settings) -> tuple[Image, ...]:
+    """The images of the checkout's Dockerfiles: these need none of the Go programs."""
+    store = image_store(settings)
+    with _building(settings):
+        return tuple(
+            _ensure_dockerfile_image(settings, store, name, ROOT / path)
+            for name, path in DOCKERFILE_IMAGES.items()
+        )
+
+
+def _building(settings: Settings) -> AbstractContextManager[None]:
+    return locked(settings.cache / "images" / "build.lock")
 
 
 def _ensure_program_image(settings: Settings, store: Store, program: str, name: str) -> Image:
