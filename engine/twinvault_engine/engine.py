@@ -14,9 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from twinvault_core.agent_api import Expand, Publish, Stage, Stats, Unpublish, Unstage
+from twinvault_core.errors import NotFoundError
+from twinvault_core.ids import is_valid_id
 from twinvault_core.model import PoolSpec, PoolStatus, VolumeReplica
 
+from . import devices, leaks, recovery, snapshot, trash, volume
 from .facts import DeviceFacts, Holding, Recovery, SnapshotFacts, VolumeFacts
+from .freeze import Freezer
+from .layout import DataDirectory
+from .pool import Pools
+from .publishing import Publishing
+from .snapshot import Snapshots
+from .staged_record import StagedRecords
+from .staging import Staging
+from .volume import Volumes
 
 DEFAULT_MAX_VOLUMES = 256
 
@@ -41,7 +52,17 @@ class Engine:
         clock: Callable[[], datetime] = utc_now,
         max_volumes: int = DEFAULT_MAX_VOLUMES,
     ) -> None:
-        raise NotImplementedError
+        self._data = DataDirectory(data_dir)
+        self._data.prepare()
+        self._max_volumes = max_volumes
+        self._pools = Pools(self._data, node_name)
+        self._freezer = Freezer(self._data.frozen)
+        self._volumes = Volumes(self._freezer)
+        self._snapshots = Snapshots(self._freezer, clock)
+        self._records = StagedRecords(self._data.staged)
+        root = kubelet_dir.resolve()
+        self._staging = Staging(self._pools, self._records, root)
+        self._publishing = Publishing(self._pools, root)
 
     def recover(self) -> Recovery:
         """To call once at start, before anything else.
@@ -50,11 +71,14 @@ class Engine:
         provably ours, detaches devices that no one uses. Pools that are not mounted yet are swept
         by the first ``ensure_pool`` that mounts them.
         """
-        raise NotImplementedError
+        return recovery.recover(self._data, self._pools.mounted(), self._freezer, self._records)
 
     def observe_devices(self) -> tuple[DeviceFacts, ...]:
         """Every whole block device of the node (no loop or RAM disks), sorted by path."""
-        raise NotImplementedError
+        pools = self._pools.uuids()
+        return tuple(
+            devices.observe_device(device, pools) for device in devices.list_whole_devices()
+        )
 
     def ensure_pool(self, spec: PoolSpec, storage_cluster: str) -> PoolStatus:
         """Find, or make on a provably blank device, the pool and mount it.
@@ -62,11 +86,14 @@ class Engine:
         Never raises for what a person must solve: the status is then Waiting (device missing or
         not blank) or Failed, with reason and message.
         """
-        raise NotImplementedError
+        status, mounted_now = self._pools.ensure(spec, storage_cluster)
+        if mounted_now:
+            trash.sweep(self._pools.directory(spec.name))
+        return status
 
     def observe_pool(self, name: str) -> PoolStatus | None:
         """State and usage of a pool as it is now, without acting; None: never made here."""
-        raise NotImplementedError
+        return self._pools.observe(name)
 
     def ensure_volume(self, replica: VolumeReplica) -> VolumeFacts:
         """Make the volume (blank, from a snapshot, from a volume of the same pool) or grow it.
@@ -75,22 +102,29 @@ class Engine:
         InvalidError: smaller than it is, or than its source. DataAtRiskError: data of another
         volume of that name is there (another UID) or its journal is unreadable; nothing touched.
         """
-        raise NotImplementedError
+        return self._volumes.ensure(self._pools.directory(replica.pool), replica)
 
     def observe_volume(self, pool: str, volume_id: str) -> VolumeFacts | None:
         """The volume as it is on disk, or None."""
-        raise NotImplementedError
+        directory = self._pools.directory(pool)
+        try:
+            return volume.observe_in(directory, directory.volume(volume_id))
+        except NotFoundError:
+            return None
 
     def erase_volume(self, pool: str, volume_id: str, volume_uid: str) -> None:
         """Delete the volume's data; nothing to do if there is none.
 
         InUseError while attached or mounted. DataAtRiskError when it is another volume's data.
         """
-        raise NotImplementedError
+        self._volumes.erase(self._pools.directory(pool), volume_id, volume_uid)
+        self._records.remove(volume_id)
 
     def list_volumes(self, pool: str) -> tuple[VolumeFacts, ...]:
-        """All volumes of a pool, the unfinished ones too, sorted by id."""
-        raise NotImplementedError
+        """All volumes of a pool, the unfinished and the damaged ones too, sorted by id."""
+        directory = self._pools.directory(pool)
+        found = (volume.observe_or_problem(directory, name) for name in _names(directory.volumes))
+        return tuple(facts for facts in found if facts is not None)
 
     def ensure_snapshot(
         self, pool: str, snapshot_id: str, volume_id: str, volume_uid: str
@@ -99,52 +133,64 @@ class Engine:
 
         NotFoundError: no such volume. AlreadyExistsError: it is of another volume. NoSpaceError.
         """
-        raise NotImplementedError
+        directory = self._pools.directory(pool)
+        return self._snapshots.ensure(directory, snapshot_id, volume_id, volume_uid)
 
     def observe_snapshot(self, pool: str, snapshot_id: str) -> SnapshotFacts | None:
-        raise NotImplementedError
+        directory = self._pools.directory(pool)
+        try:
+            return snapshot.observe_in(directory, directory.snapshot(snapshot_id))
+        except NotFoundError:
+            return None
 
     def erase_snapshot(self, pool: str, snapshot_id: str) -> None:
         """Delete the snapshot's data; nothing to do if there is none."""
-        raise NotImplementedError
+        self._snapshots.erase(self._pools.directory(pool), snapshot_id)
 
     def list_snapshots(self, pool: str) -> tuple[SnapshotFacts, ...]:
-        raise NotImplementedError
+        directory = self._pools.directory(pool)
+        found = (self.observe_snapshot(pool, name) for name in _names(directory.snapshots))
+        return tuple(facts for facts in found if facts is not None)
 
     def stage(self, request: Stage, *, pool: str = "", volume_uid: str = "") -> dict[str, Any]:
         """Answer of ``agent_api.Stage``: ``{"devicePath": text}``.
 
         ``pool`` and ``volume_uid`` are checked when given; without ``pool`` all pools are searched.
         """
-        raise NotImplementedError
+        return self._staging.stage(request, pool, volume_uid)
 
     def unstage(self, request: Unstage) -> dict[str, Any]:
         """Unmount and detach; ``{}``. Nothing to do when nothing is staged."""
-        raise NotImplementedError
+        return self._staging.unstage(request)
 
     def publish(self, request: Publish) -> dict[str, Any]:
         """Bind to the target path; ``{}``. FailedPreconditionError when it is not staged."""
-        raise NotImplementedError
+        return self._publishing.publish(request)
 
     def unpublish(self, request: Unpublish) -> dict[str, Any]:
         """Unmount the target path and remove it if empty; ``{}``."""
-        raise NotImplementedError
+        return self._publishing.unpublish(request)
 
     def stats(self, request: Stats) -> dict[str, Any]:
         """Usage at a path, keys as in ``agent_api.Stats``. NotFoundError when not there."""
-        raise NotImplementedError
+        return self._publishing.stats(request)
 
     def expand(self, request: Expand) -> dict[str, Any]:
         """Grow device and filesystem to the image's size; ``{"sizeBytes": int}``.
 
         FailedPreconditionError while the image is still smaller than ``size_bytes``.
         """
-        raise NotImplementedError
+        return self._publishing.expand(request)
 
     def max_volumes(self) -> int:
         """How many volumes can be attached here at once."""
-        raise NotImplementedError
+        return self._max_volumes
 
     def list_holdings(self) -> tuple[Holding, ...]:
         """Everything that the engine holds on this node: devices, mounts, files."""
-        raise NotImplementedError
+        return leaks.list_holdings(self._data, self._pools.mounted())
+
+
+def _names(parent: Path) -> list[str]:
+    """Directories in ``parent`` that can be ours, sorted."""
+    return sorted(entry.name for entry in parent.iterdir() if is_valid_id(entry.name))

@@ -51,6 +51,8 @@ class VolumeFacts:
     ready: bool
     device_path: str = ""
     in_use: bool = False
+    problem: str = ""
+    """Why the journal cannot be read; everything else is then unknown. Only from lists."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,95 @@
+"""What the engine does first after a start: undo what an earlier life left half-done."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from twinvault_core.errors import TwinvaultError
+
+from . import loop, mount, trash
+from .attachment import attachment_of
+from .facts import Recovery
+from .freeze import Freezer
+from .journal import DATA_FILE, load_volume
+from .layout import DataDirectory, PoolDirectory
+from .mountinfo import observe_mounts
+from .staged_record import StagedRecords
+
+
+def recover(
+    data: DataDirectory,
+    pools: tuple[PoolDirectory, ...],
+    freezer: Freezer,
+    records: StagedRecords,
+) -> Recovery:
+    """Thaw first: somebody's writes wait for it. Then mounts, devices, records, files."""
+    thawed = freezer.thaw_leftovers()
+    swept = _remove_probe_mounts(data)
+    detached, left = _release_devices(pools, records)
+    _forget_stale(pools, records)
+    for pool in pools:
+        gone, kept = trash.sweep(pool)
+        swept += gone
+        left += kept
+    return Recovery(thawed, tuple(swept), tuple(detached), tuple(left))
+
+
+def _remove_probe_mounts(data: DataDirectory) -> list[str]:
+    gone = []
+    for found in observe_mounts():
+        if found.path.startswith(f"{data.probes}/"):
+            mount.unmount(data.root / found.path)
+            gone.append(found.path)
+    for directory in data.probes.iterdir():
+        directory.rmdir()
+    return gone
+
+
+def _release_devices(
+    pools: tuple[PoolDirectory, ...], records: StagedRecords
+) -> tuple[list[str], list[str]]:
+    """Detach devices of our pools that no one uses; report those that are not as they must be.
+
+    Used means: mounted, bound, or staged by a call that was completed.
+    """
+    detached: list[str] = []
+    left: list[str] = []
+    inodes = {
+        (status.st_dev, status.st_ino): directory.name
+        for pool in pools
+        for directory in pool.volumes.iterdir()
+        if (directory / DATA_FILE).exists()
+        for status in [(directory / DATA_FILE).stat()]
+    }
+    below = {pool.root.stat().st_dev for pool in pools}
+    for device in loop.list_devices():
+        if device.backing_device not in below:
+            continue
+        volume_id = inodes.get((device.backing_device, device.inode), "")
+        record = records.load(volume_id) if volume_id else None
+        used = bool(attachment_of(device).mounts) or (record is not None and record.complete)
+        if used and not device.sound:
+            left.append(f"{device.path}: no direct I/O with 4096-byte sectors; restage its volume")
+        elif not used:
+            try:
+                loop.detach(device)
+                detached.append(device.path)
+            except (TwinvaultError, OSError) as error:
+                left.append(f"{device.path}: {error}")
+    return detached, left
+
+
+def _forget_stale(pools: tuple[PoolDirectory, ...], records: StagedRecords) -> None:
+    """Remove staging records of earlier boots, and of volumes that are not attached."""
+    for volume_id in records.volume_ids():
+        record = records.load(volume_id)
+        pool = next((p for p in pools if record is not None and p.name == record.pool), None)
+        if record is not None and pool is None:
+            continue
+        if record is None or pool is None:
+            records.remove(volume_id)
+            continue
+        with suppress(TwinvaultError):
+            directory = pool.volume(volume_id)
+            if load_volume(directory) is None or loop.find_device(directory / DATA_FILE) is None:
+                records.remove(volume_id)
