@@ -6,6 +6,7 @@ Configuration, credentials (rotated tokens too) and TLS are lightkube's; every c
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
@@ -24,6 +25,17 @@ MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 LIST_PAGE = 500
 
+_LIMITS = httpx2.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60.0)
+# A site's power cut takes its API server without a word: an idle watch hears of it by keepalive
+# after 5 + 3 x 2 s, a call in flight by the user timeout, instead of minutes later.
+_SOCKET_OPTIONS = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
+]
+
 
 class KubeClient:
     """One connection pool to the API server.
@@ -41,13 +53,23 @@ class KubeClient:
     def from_environment(cls, *, user_agent: str, timeout_seconds: float = 10.0) -> Self:
         """In a pod from its service account, elsewhere from $KUBECONFIG or ~/.kube/config."""
         config = KubeConfig.from_env().get()
-        if config is None:
-            raise UnavailableError("no kubeconfig and no service account: set KUBECONFIG")
-        limits = client_adapter.ConnectionParams(
-            timeout=httpx2.Timeout(timeout_seconds), trust_env=False
+        if config is None or config.user is None:
+            raise UnavailableError(
+                "no service account and no kubeconfig with a user: set KUBECONFIG"
+            )
+        verify = client_adapter.verify_cluster(
+            config.cluster, config.user, config.abs_file, trust_env=False
         )
-        http = client_adapter.AsyncClient(config, limits)
-        http.headers["User-Agent"] = user_agent
+        http = httpx2.AsyncClient(
+            base_url=config.cluster.server,
+            auth=client_adapter.user_auth(config.user),
+            transport=httpx2.AsyncHTTPTransport(
+                verify=verify, trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
+            ),
+            timeout=httpx2.Timeout(timeout_seconds),
+            headers={"User-Agent": user_agent},
+            trust_env=False,
+        )
         return cls(http, timeout_seconds=timeout_seconds)
 
     async def close(self) -> None:

@@ -126,7 +126,7 @@ class Informer:
                 if not self._version:
                     await self._relist()
                     backoff.reset()
-                await self._watch()
+                await self._watch(backoff)
             except ExpiredError:
                 self._version = ""
             except (UnavailableError, NotFoundError) as error:
@@ -152,7 +152,7 @@ class Informer:
         self._version = version
         self._synced.set()
 
-    async def _watch(self) -> None:
+    async def _watch(self, backoff: Backoff) -> None:
         async for event, obj in self._client.watch(
             self.kind,
             self._version,
@@ -165,6 +165,7 @@ class Informer:
             elif event != "BOOKMARK":
                 self._put(obj)
             self._version = obj["metadata"]["resourceVersion"]
+            backoff.reset()
 
     def _put(self, obj: Json) -> None:
         name = obj["metadata"]["name"]

@@ -56,6 +56,7 @@ class LeaseKeeper:
         self._duration_seconds, self._renew_seconds = duration_seconds, renew_seconds
         self._monotonic = monotonic
         self._confirmed_at: float | None = None
+        self._last: Json | None = None
         self._seen: tuple[str, float] | None = None
         self._acquired = asyncio.Event()
         self.failures = 0
@@ -91,7 +92,7 @@ class LeaseKeeper:
         """Let the next holder take over at once; only when we still hold it."""
         if not self.held:
             return
-        self._confirmed_at = None
+        self._confirmed_at = self._last = None
         try:
             current = await self._client.get(LEASES, self._lease.name, self._lease.namespace)
             if current["spec"].get("holderIdentity") == self._identity:
@@ -107,19 +108,26 @@ class LeaseKeeper:
         2. The write is a compare-and-swap; losing it means another holder was quicker.
         """
         started = self._monotonic()
+        # Our own last write is normally still the newest version: one call renews it.
+        last, self._last = self._last, None
         try:
+            if last is not None and await self._renew(last, started):
+                return True
             current = await self._client.get(LEASES, self._lease.name, self._lease.namespace)
+            if not self._may_take(current):
+                self._lost()
+                return False
+            return await self._renew(current, started) or self.held
         except NotFoundError:
             return await self._create(started)
-        if not self._may_take(current):
-            self._lost()
-            return False
-        current["spec"] = self._spec(current["spec"])
+
+    async def _renew(self, current: Json, started: float) -> bool:
+        wanted = {**current, "spec": self._spec(current["spec"])}
         try:
-            await self._client.replace(LEASES, current, self._lease.namespace)
+            written = await self._client.replace(LEASES, wanted, self._lease.namespace)
         except ConflictError:
-            return self.held
-        self._won(started)
+            return False
+        self._won(started, written)
         return True
 
     async def _create(self, started: float) -> bool:
@@ -128,10 +136,10 @@ class LeaseKeeper:
             "spec": self._spec({}),
         }
         try:
-            await self._client.create(LEASES, body, self._lease.namespace)
+            written = await self._client.create(LEASES, body, self._lease.namespace)
         except AlreadyExistsError:
             return False
-        self._won(started)
+        self._won(started, written)
         return True
 
     def _may_take(self, current: Json) -> bool:
@@ -158,7 +166,8 @@ class LeaseKeeper:
             "leaseTransitions": transitions if mine or not before else transitions + 1,
         }
 
-    def _won(self, started: float) -> None:
+    def _won(self, started: float, written: Json) -> None:
+        self._last = written
         if not self._acquired.is_set():
             logger.info("holding Lease %s as %s", self._lease.name, self._identity)
         self._confirmed_at = started
