@@ -16,7 +16,7 @@ from e2e.lab.binaries import BinariesError
 from e2e.lab.command import CommandError, in_namespace
 from e2e.lab.config import LOCATIONS, Settings
 from e2e.lab.exec_channel import ExecError, stream_in_node
-from e2e.lab.host import HostError
+from e2e.lab.host import HostError, ensure_host
 from e2e.lab.node import NodeError
 from e2e.lab.progress import WaitError, say, step
 from e2e.lab.rootfs import RootError
@@ -83,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add("up", lambda settings, _: cluster.up(settings), "start what is missing, repair the rest")
     add("down", lambda settings, _: teardown.down(settings), "remove everything but the cache")
-    add("prepare", lambda settings, _: cluster.prepare(settings), "fill the cache only")
+    add("prepare", _prepare, "fill the cache only")
     add("status", _status, "what runs, its memory, and the faults that are set")
     for tool in _TOOLS:
         command = add(tool, _tool, f"{tool} as administrator, first of all at the witness")
@@ -120,6 +120,11 @@ def _add_link_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     netem.add_argument("--delay-ms", type=float, default=0, help="nodes and pods only")
     netem.add_argument("--loss-percent", type=float, default=0)
     netem.add_argument("--rate-mbit", type=float, default=0)
+
+
+def _prepare(settings: Settings, _: argparse.Namespace) -> None:
+    ensure_host()
+    cluster.prepare(settings)
 
 
 def _status(settings: Settings, _: argparse.Namespace) -> None:

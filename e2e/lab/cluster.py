@@ -11,6 +11,7 @@ from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import CommandError, tail
 from e2e.lab.config import LOCATIONS, Node, Settings
 from e2e.lab.host import ensure_host
+from e2e.lab.oci import Image
 from e2e.lab.progress import say, step, together, wait_until
 from e2e.lab.rootfs import ensure_rootfs
 from e2e.lab.state import claim_state, exclusive
@@ -28,7 +29,7 @@ def up(settings: Settings) -> None:
     """
     ensure_host()
     with exclusive(settings), step("lab up"):
-        prepare(settings)
+        wanted = prepare(settings)
         claim_state(settings)
         with step("namespaces, links and certificates"):
             network.ensure_network(settings)
@@ -40,14 +41,17 @@ def up(settings: Settings) -> None:
             sites.start_location(settings, location)
         together([lambda: _serve(settings), lambda: _boot(settings)])
         _wait_for_nodes(settings, booted, started)
-        _load_images(settings)
+        _load_images(settings, wanted)
         for location in LOCATIONS:
             sites.start_followers(settings, location)
     say("look around: python -m e2e.lab status | kubectl get nodes | exec east-1 -- uname -a")
 
 
-def prepare(settings: Settings) -> None:
-    """Programs, Debian roots and images: what the cache keeps between labs."""
+def prepare(settings: Settings) -> tuple[Image, ...]:
+    """Programs, Debian roots and images: what the cache keeps between labs.
+
+    Returns the images, so that one `up` means the same ones throughout.
+    """
 
     def root() -> None:
         with step("Debian root of the nodes"):
@@ -62,6 +66,7 @@ def prepare(settings: Settings) -> None:
     together([programs, root])
     with step("images and the disk that nodes start from"):
         images.ensure_golden_disk(settings)
+        return images.ensure_images(settings)
 
 
 def _serve(settings: Settings) -> None:
@@ -87,9 +92,8 @@ def _boot(settings: Settings) -> None:
     together([partial(images.ensure_loaded, settings, one, current) for one in settings.nodes])
 
 
-def _load_images(settings: Settings) -> None:
+def _load_images(settings: Settings, wanted: tuple[Image, ...]) -> None:
     """Nodes that were made before an image changed get its new form."""
-    wanted = images.ensure_images(settings)
     for one in settings.nodes:
         loaded = images.ensure_loaded(settings, one, wanted)
         if loaded:

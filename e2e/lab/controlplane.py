@@ -9,6 +9,7 @@ from e2e.lab.apiserver import ENVIRONMENT, ApiServerPlan, is_ready, plan_api_ser
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import tail
 from e2e.lab.config import LOCATIONS, Location, Settings
+from e2e.lab.etcd import NAME as ETCD
 from e2e.lab.etcd import etcd_client, start_etcd
 from e2e.lab.pki import api_server_hosts, authority, component_kubeconfig
 from e2e.lab.progress import WaitError, wait_until
@@ -58,18 +59,25 @@ def start_api_server(settings: Settings, location: Location) -> None:
 def wait_for_api_server(settings: Settings, location: Location) -> None:
     """Return once the location's own API server is ready; WaitError with its log if not."""
     run_dir = settings.location_dir(location)
+    names = (API_SERVER, ETCD)
+    before = {name: process.count_ends(name, run_dir) for name in names}
+
+    def ready_or_hopeless() -> bool:
+        if is_api_server_ready(settings, location):
+            return True
+        for name in names:
+            ends = process.count_ends(name, run_dir) - before[name]
+            if ends >= _HOPELESS_ENDS:
+                why = explain(settings, location, [name])
+                raise WaitError(f"{name} at {location.name} ends again and again\n{why}")
+        return False
+
     wait_until(
         f"the API server at {location.name} to be ready",
-        lambda: (
-            is_api_server_ready(settings, location)
-            or process.count_ends(API_SERVER, run_dir) >= _HOPELESS_ENDS
-        ),
+        ready_or_hopeless,
         timeout_seconds=READY_TIMEOUT_SECONDS,
-        explain=lambda: explain(settings, location, (API_SERVER, "etcd")),
+        explain=lambda: explain(settings, location, names),
     )
-    if process.count_ends(API_SERVER, run_dir) >= _HOPELESS_ENDS:
-        why = explain(settings, location, (API_SERVER, "etcd"))
-        raise WaitError(f"the API server at {location.name} ends again and again\n{why}")
 
 
 def is_api_server_ready(settings: Settings, location: Location) -> bool:
