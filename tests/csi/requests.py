@@ -29,7 +29,9 @@ def capability(
     return kind(access_mode=access, mount=mount)
 
 
-def create_request(name: str, required_bytes: int = GIB, **more: Any) -> csi_pb2.CreateVolumeRequest:
+def create_request(
+    name: str, required_bytes: int = GIB, **more: Any
+) -> csi_pb2.CreateVolumeRequest:
     """A request that is good unless ``more`` makes it bad."""
     more.setdefault("volume_capabilities", [capability()])
     more.setdefault("parameters", {"pool": "fast"})

@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tests.csi.conftest import Driver
 from tests.csi.fake_operator import POOL
 from tests.csi.requests import (
@@ -17,7 +18,6 @@ from tests.csi.requests import (
     from_volume,
     on_nodes,
 )
-
 from twinvault_core import reasons
 from twinvault_core.ids import is_valid_id
 from twinvault_core.names import ANNOTATION_CSI_NAME, ANNOTATION_PVC, FINALIZER_VOLUME
@@ -72,9 +72,7 @@ async def test_a_retry_finds_the_volume_of_the_first_try(driver: Driver) -> None
 
 async def test_a_retry_after_a_lost_answer_waits_for_the_same_object(driver: Driver) -> None:
     driver.operator.hold = True
-    code, message = await code_of(
-        driver.controller.CreateVolume(create_request("pvc-1"), timeout=0.5)
-    )
+    code, _ = await code_of(driver.controller.CreateVolume(create_request("pvc-1"), timeout=0.5))
     assert code is Code.DEADLINE_EXCEEDED
     driver.operator.release()
     await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
@@ -359,9 +357,7 @@ async def test_a_retry_succeeds_although_its_source_is_gone_by_then(driver: Driv
     await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
     request = create_request("pvc-2", volume_content_source=from_volume("pvc-1"))
     await driver.controller.CreateVolume(request, timeout=20)
-    await driver.controller.DeleteVolume(
-        csi_pb2.DeleteVolumeRequest(volume_id="pvc-1"), timeout=20
-    )
+    await driver.controller.DeleteVolume(csi_pb2.DeleteVolumeRequest(volume_id="pvc-1"), timeout=20)
     answer = await driver.controller.CreateVolume(request, timeout=20)
     assert answer.volume.volume_id == "pvc-2"
 

@@ -4,10 +4,10 @@ import asyncio
 
 import grpc
 import pytest
+
 from tests.csi.conftest import Driver
 from tests.csi.fake_operator import condition
 from tests.csi.requests import code_of, create_request
-
 from twinvault_csi import volumes
 from twinvault_csi.pb import csi_pb2
 from twinvault_kube.kinds import VOLUMES

@@ -4,10 +4,10 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tests.csi.conftest import Driver
 from tests.csi.fake_operator import condition
 from tests.csi.requests import GIB, capability, code_of, create_request
-
 from twinvault_csi.pb import csi_pb2
 from twinvault_kube.kinds import VOLUMES
 

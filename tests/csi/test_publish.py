@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tests.csi.conftest import Driver
 from tests.csi.fake_operator import GIB
 from tests.csi.requests import Mode, capability, code_of, create_request
-
 from twinvault_csi.pb import csi_pb2
 from twinvault_kube.kinds import STORAGE_NODES
 

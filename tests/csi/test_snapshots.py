@@ -4,10 +4,10 @@ from typing import Any
 
 import grpc
 import pytest
+
 from tests.csi.conftest import Driver
 from tests.csi.fake_operator import TAKEN, condition
 from tests.csi.requests import GIB, code_of, create_request, from_snapshot
-
 from twinvault_core.ids import is_valid_id
 from twinvault_core.names import FINALIZER_SNAPSHOT
 from twinvault_csi.pb import csi_pb2
