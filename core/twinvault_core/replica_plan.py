@@ -164,10 +164,10 @@ def _plan_deletion(
             f' {replica.meta.name} --type merge -p \'{{"spec":{{"giveUp":"{replica.node}"}}}}\''
         )
         return ReplicaPlan(ReplicaAction.WAIT, deleting, "PoolNotReady", message)
-    if image is None or image.volume_uid != replica.volume_uid:
+    if image is not None and image.volume_uid != replica.volume_uid:
         # Data of another UID is not this replica's: it stays and is told as an orphan.
-        return ReplicaPlan(ReplicaAction.RELEASE, deleting, "Erased", "no data of it is left here")
-    if image.in_use:
+        return plan_after_erasing()
+    if image is not None and image.in_use:
         return ReplicaPlan(
             ReplicaAction.WAIT,
             deleting,
@@ -175,7 +175,15 @@ def _plan_deletion(
             f"volume {replica.volume} is in use on node {replica.node}; its data is erased as soon"
             " as the pods that use it are gone",
         )
+    # Without an image too: an erasing that was cut short left files that are no image any more.
     return ReplicaPlan(ReplicaAction.ERASE, deleting, "Erasing", "erasing the data")
+
+
+def plan_after_erasing() -> ReplicaPlan:
+    """What is left to do once no data of the replica is here."""
+    return ReplicaPlan(
+        ReplicaAction.RELEASE, ReplicaState.DELETING, "Erased", "no data of it is left here"
+    )
 
 
 def decide_failure(plan: ReplicaPlan, error: TwinvaultError) -> ReplicaPlan:

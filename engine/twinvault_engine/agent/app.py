@@ -21,6 +21,7 @@ from twinvault_kube.lease import LeaseKeeper, LeaseName
 
 from .config import AgentConfig
 from .event_queue import EventQueue
+from .instance import only_agent
 from .locks import VolumeLocks
 from .metrics import NodeCollector, OperationMetrics, new_registry
 from .node_reconciler import NodeReconciler
@@ -170,15 +171,22 @@ class Agent:
     async def run(self) -> None:
         """Start in order, then work until cancelled.
 
-        1. Recover: what an earlier life left frozen hangs applications, so it comes first.
-        2. The socket: unmounting must work even when the API server is away.
-        3. Pools, then replicas and snapshots; the queue's handlers wait for the pools.
+        1. The node's lock: before it may act, this agent must be the only one.
+        2. Recover: what an earlier life left frozen hangs applications, so it comes next.
+        3. The socket: unmounting must work even when the API server is away.
+        4. Pools, then replicas and snapshots; the queue's handlers wait for the pools.
         """
         await self._status_server.start()
         try:
-            await self._recover()
-            # Before it may act, this agent must be the only one of its node.
-            await self._socket.start()
+            async with only_agent(self._config.data_dir):
+                await self._work()
+        finally:
+            await self._status_server.close()
+
+    async def _work(self) -> None:
+        await self._recover()
+        await self._socket.start()
+        try:
             async with asyncio.TaskGroup() as group:
                 for part in (
                     self.nodes.run(),
@@ -192,7 +200,6 @@ class Agent:
                     group.create_task(part)
         finally:
             await self._socket.close()
-            await self._status_server.close()
             await asyncio.to_thread(self._threads.close)
             await asyncio.to_thread(self._socket_threads.close)
 

@@ -28,7 +28,10 @@ class Orphan:
     volume_uid: str
     size_bytes: int
     snapshot_id: str = ""
+    problem: str = ""
+    """Why it cannot be read."""
     failure: str = ""
+    """Why it could not be erased although it is listed."""
 
     @property
     def id(self) -> str:
@@ -44,6 +47,8 @@ class Orphan:
             f"{what} (volume UID {self.volume_uid}, {format_bytes(self.size_bytes)}) that no object"
             f" speaks of; to erase it list {self.id} in spec.eraseOrphans of StorageNode {node}"
         )
+        if self.problem:
+            message = f"left-over data that cannot be read: {self.problem}"
         if self.failure:
             message = f"could not be erased: {self.failure}"
         return {
@@ -65,10 +70,13 @@ def choose_orphans(
     Data whose UID differs from that of the replica of the same name is another volume's.
     """
     spoken = {(r.pool, r.volume, r.volume_uid) for r in replicas}
+    # Whose data it is that cannot be read is not known: a replica of its name may own it.
+    names = {(pool, volume) for pool, volume, _ in spoken}
     orphans = [
-        Orphan(v.pool, v.volume_id, v.volume_uid, v.size_bytes)
+        Orphan(v.pool, v.volume_id, v.volume_uid, v.size_bytes, problem=v.problem)
         for v in volumes
         if (v.pool, v.volume_id, v.volume_uid) not in spoken
+        and not (v.problem and (v.pool, v.volume_id) in names)
     ]
     orphans += [
         Orphan(s.pool, s.volume_id, s.volume_uid, s.size_bytes, s.snapshot_id)

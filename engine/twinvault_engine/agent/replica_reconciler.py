@@ -15,6 +15,7 @@ from twinvault_core.replica_plan import (
     ReplicaAction,
     ReplicaPlan,
     decide_failure,
+    plan_after_erasing,
     plan_replica,
 )
 from twinvault_kube.client import Json, KubeClient
@@ -95,9 +96,10 @@ class ReplicaReconciler:
 
     async def _work(self, obj: Json, replica: VolumeReplica) -> Outcome:
         facts: VolumeFacts | None = None
-        plan = ReplicaPlan(
-            ReplicaAction.WAIT, replica.state or ReplicaState.PENDING, "Observing", ""
-        )
+        state = replica.state or ReplicaState.PENDING
+        if replica.meta.deleting:
+            state = ReplicaState.DELETING
+        plan = ReplicaPlan(ReplicaAction.WAIT, state, "Observing", "")
         try:
             facts = await self._observe(replica)
             plan = self._plan(replica, facts)
@@ -106,8 +108,7 @@ class ReplicaReconciler:
                 plan = self._plan(replica, facts)
             elif plan.action is ReplicaAction.ERASE:
                 await self._apply(obj, replica, plan, facts)
-                facts = None
-                plan = self._plan(replica, None)
+                facts, plan = None, plan_after_erasing()
         except TwinvaultError as error:
             return Outcome(decide_failure(plan, error), facts, error)
         except Exception as error:  # noqa: BLE001 - a bug must be seen in the status too

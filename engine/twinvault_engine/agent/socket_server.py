@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
-import os
 import socket
 import stat
 import struct
@@ -57,12 +55,12 @@ class SocketServer:
         self._request_seconds, self._allowed_uid = request_seconds, allowed_uid
         self._clients: set[asyncio.Task[None]] = set()
         self._requests: set[asyncio.Task[dict[str, Any]]] = set()
-        self._lock_file: int | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen; FailedPreconditionError when another live agent listens there."""
-        self._lock_file = _lock(self._path)
+        """Listen. Only for the agent that holds the node's lock: a socket that is there is taken
+        for a left-over. FailedPreconditionError when something else is there.
+        """
         listener = _bind(self._path)
         self._server = await asyncio.start_unix_server(
             self._accept, sock=listener, limit=MAX_LINE_BYTES
@@ -79,8 +77,6 @@ class SocketServer:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
         self._path.unlink(missing_ok=True)
-        if self._lock_file is not None:
-            os.close(self._lock_file)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -161,29 +157,13 @@ class SocketServer:
             logger.info("a request ended: %s", task.exception())
 
 
-def _lock(path: Path) -> int:
-    """Hold ``<path>.lock``: a live agent's socket is never taken away from it.
-
-    The file stays when we end: unlinking it would let two processes lock two files of that name.
-    """
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        raise FailedPreconditionError(
-            f"another agent serves {path}; stop it first, there is one agent a node"
-        ) from None
-    return fd
-
-
 def _bind(path: Path) -> socket.socket:
     """A listening socket at ``path``; what an earlier life left there is replaced.
 
     The socket is made under a name of its own with its final mode and then renamed, so that
     nobody ever finds one that is not ready or that others may open.
     """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
         raise FailedPreconditionError(f"{path} is not a socket; move it away")
     temporary = path.with_name(f".{path.name}.new")
