@@ -11,19 +11,27 @@ import grpc.aio
 
 from twinvault_core.errors import InvalidError, TwinvaultError
 from twinvault_core.names import AGENT_SOCKET, DRIVER_NAME
+from twinvault_kube.http_status import Health, StatusServer
 from twinvault_kube.logs import configure_logging
 
 from .agent_client import AgentSocketClient
-from .health import CallMetrics, HealthServer
 from .identity import Identity
+from .metrics import CallMetrics
 from .node import Node, observe_node
 from .pb import csi_pb2_grpc, pluginregistration_pb2_grpc
 from .registration import SOCKET_NAME, Registration
-from .server import GRACE_SECONDS, parse_endpoint, require_socket, run_until_stop, serve
+from .server import (
+    GRACE_SECONDS,
+    observe_socket,
+    parse_endpoint,
+    parse_metrics_address,
+    run_until_stop,
+    serve,
+)
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_METRICS_PORT = "9809"
+DEFAULT_METRICS_PORT = 9809
 RETRY_SECONDS = 1.0
 """Between two looks for an agent that is not there yet."""
 
@@ -38,22 +46,27 @@ async def run() -> None:
     agent = AgentSocketClient(Path(os.environ.get("TWINVAULT_AGENT_SOCKET", AGENT_SOCKET)))
     metrics = CallMetrics()
 
-    async def is_ready() -> bool:
+    async def observe_ready() -> Health:
         try:
-            await require_ready()
-        except TwinvaultError:
-            return False
-        return True
+            await observe_node(agent, node_name)
+        except TwinvaultError as error:
+            return Health(False, error.message)
+        return Health(True, "the agent answers")
 
-    async def require_ready() -> None:
-        await observe_node(agent, node_name)
+    async def is_ready() -> bool:
+        return (await observe_ready()).good
 
     def add_services(server: grpc.aio.Server) -> None:
         csi_pb2_grpc.add_IdentityServicer_to_server(Identity(is_ready), server)
         csi_pb2_grpc.add_NodeServicer_to_server(Node(agent, node_name), server)
 
-    health = HealthServer(metrics, lambda: require_socket(path), require_ready)
-    await health.start(int(os.environ.get("TWINVAULT_METRICS_PORT", DEFAULT_METRICS_PORT)))
+    status = StatusServer(
+        *parse_metrics_address(os.environ, DEFAULT_METRICS_PORT),
+        metrics=metrics.format,
+        healthy=lambda: observe_socket(path),
+        ready=observe_ready,
+    )
+    await status.start()
     server = await serve(path, add_services, metrics.observe)
     logger.info("CSI node service of %s serves at %s", node_name, path)
     registering = asyncio.create_task(_register(agent, node_name, kubelet))
@@ -61,7 +74,7 @@ async def run() -> None:
         await run_until_stop(registering)
     finally:
         await server.stop(GRACE_SECONDS)
-        await health.close()
+        await status.close()
 
 
 async def _register(agent: AgentSocketClient, node_name: str, kubelet: Path) -> None:

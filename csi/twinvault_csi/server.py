@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import grpc.aio
 
-from twinvault_core.errors import InvalidError, UnavailableError
+from twinvault_core.errors import InvalidError
+from twinvault_kube.http_status import Health
 
 from .calls import CallInterceptor, Observe
 
@@ -30,6 +31,14 @@ def parse_endpoint(endpoint: str) -> Path:
     return Path(clean)
 
 
+def parse_metrics_address(environment: Mapping[str, str], default_port: int) -> tuple[str, int]:
+    """Where /metrics, /healthz and /readyz are served; every address unless told otherwise."""
+    text = environment.get("TWINVAULT_METRICS_PORT") or str(default_port)
+    if not text.isdecimal() or int(text) > 65535:
+        raise InvalidError(f"TWINVAULT_METRICS_PORT={text!r} is not a port")
+    return environment.get("TWINVAULT_METRICS_ADDRESS") or "0.0.0.0", int(text)
+
+
 async def serve(
     path: Path, add_services: Callable[[grpc.aio.Server], None], observe: Observe | None = None
 ) -> grpc.aio.Server:
@@ -44,10 +53,11 @@ async def serve(
     return server
 
 
-async def require_socket(path: Path) -> None:
-    """UnavailableError when somebody removed our socket: only a new process can mend that."""
-    if not path.is_socket():
-        raise UnavailableError(f"socket {path} is gone; restart this process")
+def observe_socket(path: Path) -> Health:
+    """Bad when somebody removed our socket: only a new process can mend that."""
+    if path.is_socket():
+        return Health(True, "serving")
+    return Health(False, f"socket {path} is gone; restart this process")
 
 
 async def wait_for_stop() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,8 @@ class Health(NamedTuple):
     text: str
 
 
-Probe = Callable[[], Health]
+Probe = Callable[[], Health | Awaitable[Health]]
+"""One that asks another process is awaited, within the request's deadline."""
 
 _REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 _TEXT = "text/plain; charset=utf-8"
@@ -73,7 +74,7 @@ class StatusServer:
             if self._connections <= MAX_CONNECTIONS:
                 async with asyncio.timeout(REQUEST_SECONDS):
                     head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._answer(head))
+                    writer.write(await self._answer(head))
                     await writer.drain()
         except (ConnectionError, TimeoutError, asyncio.IncompleteReadError):
             logger.debug("an HTTP client is gone")
@@ -85,7 +86,7 @@ class StatusServer:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    def _answer(self, head: bytes) -> bytes:
+    async def _answer(self, head: bytes) -> bytes:
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3 or words[0] not in ("GET", "HEAD"):
             return _format(405, _TEXT, b"GET only\n")
@@ -93,7 +94,8 @@ class StatusServer:
         if path == "/metrics":
             code, kind, body = 200, _METRICS_TEXT, self._metrics()
         elif path in self._probes:
-            health = self._probes[path]()
+            found = self._probes[path]()
+            health = found if isinstance(found, Health) else await found
             code, kind = (200 if health.good else 503), _TEXT
             body = health.text.encode() + b"\n"
         else:

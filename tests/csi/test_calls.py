@@ -29,7 +29,7 @@ def secret_requests() -> list[Any]:
     found = []
     for name, descriptor in csi_pb2.DESCRIPTOR.message_types_by_name.items():
         if name.endswith("Request") and "secrets" in descriptor.fields_by_name:
-            message = message_factory.GetMessageClass(descriptor)()
+            message: Any = message_factory.GetMessageClass(descriptor)()
             message.secrets["password"] = SECRET
             found.append(message)
     return found

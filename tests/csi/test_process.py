@@ -22,11 +22,12 @@ from twinvault_core.errors import (
 )
 from twinvault_csi.agent_client import AgentSocketClient
 from twinvault_csi.controller import CAPABILITIES
-from twinvault_csi.health import CallMetrics, HealthServer
+from twinvault_csi.metrics import CallMetrics
 from twinvault_csi.pb import csi_pb2, csi_pb2_grpc, pluginregistration_pb2_grpc
 from twinvault_csi.pb import pluginregistration_pb2 as registration_pb2
 from twinvault_csi.registration import Registration
-from twinvault_csi.server import parse_endpoint, require_socket, serve
+from twinvault_csi.server import observe_socket, parse_endpoint, parse_metrics_address, serve
+from twinvault_kube.http_status import Health, StatusServer
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -159,10 +160,9 @@ async def test_a_socket_that_a_dead_process_left_is_replaced(tmp_path: Path) -> 
         csi_pb2_grpc.add_IdentityServicer_to_server(csi_pb2_grpc.IdentityServicer(), server)
 
     server = await serve(path, add_services)
-    await require_socket(path)
+    assert observe_socket(path).good
     path.unlink()
-    with pytest.raises(UnavailableError, match="restart"):
-        await require_socket(path)
+    assert "restart" in observe_socket(path).text
     await server.stop(None)
 
 
@@ -180,40 +180,48 @@ def test_other_endpoints_are_refused(endpoint: str) -> None:
         parse_endpoint(endpoint)
 
 
-async def get(port: int, text: bytes) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(text)
-    answer = await reader.read()
-    writer.close()
-    return answer
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, ("0.0.0.0", 9802)),
+        ({"TWINVAULT_METRICS_PORT": "1", "TWINVAULT_METRICS_ADDRESS": "::1"}, ("::1", 1)),
+    ],
+)
+def test_the_address_of_the_metrics_is_read_from_the_environment(
+    environment: dict[str, str], address: tuple[str, int]
+) -> None:
+    assert parse_metrics_address(environment, 9802) == address
 
 
-async def test_health_readiness_and_metrics_are_served_over_http() -> None:
+@pytest.mark.parametrize("port", ["x", "-1", "65536"])
+def test_a_port_that_cannot_be_is_refused(port: str) -> None:
+    with pytest.raises(InvalidError):
+        parse_metrics_address({"TWINVAULT_METRICS_PORT": port}, 9802)
+
+
+def test_calls_are_counted_by_method_and_code() -> None:
     metrics = CallMetrics()
     metrics.observe("CreateVolume", "OK", 0.2)
-    ready = [False]
+    sample = b'twinvault_csi_call_seconds_count{code="OK",method="CreateVolume"} 1.0'
+    assert sample in metrics.format()
 
-    async def is_alive() -> None:
-        return
 
-    async def is_ready() -> None:
-        if not ready[0]:
-            raise UnavailableError("the agent of this node does not answer")
+async def test_a_probe_may_ask_another_process_before_it_answers() -> None:
+    async def ready() -> Health:
+        await asyncio.sleep(0)
+        return Health(False, "the agent of this node does not answer")
 
-    server = HealthServer(metrics, is_alive, is_ready)
-    port = await server.start(0, "127.0.0.1")
+    status = StatusServer(
+        "127.0.0.1", 0, metrics=bytes, healthy=lambda: Health(True, "serving"), ready=ready
+    )
+    await status.start()
     try:
-        end = b" HTTP/1.1\r\nHost: a\r\n\r\n"
-        assert (await get(port, b"GET /healthz" + end)).startswith(b"HTTP/1.1 200 ")
-        answer = await get(port, b"GET /readyz" + end)
+        reader, writer = await asyncio.open_connection("127.0.0.1", status.port)
+        writer.write(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"agent" in answer
-        ready[0] = True
-        assert (await get(port, b"GET /readyz?verbose" + end)).startswith(b"HTTP/1.1 200 ")
-        exposed = await get(port, b"GET /metrics" + end)
-        assert b'twinvault_csi_call_seconds_count{code="OK",method="CreateVolume"} 1.0' in exposed
-        assert (await get(port, b"GET /../etc/passwd" + end)).startswith(b"HTTP/1.1 404 ")
-        assert (await get(port, b"POST /healthz" + end)).startswith(b"HTTP/1.1 405 ")
-        assert await get(port, b"x" * 20_000) == b""
     finally:
-        await server.close()
+        await status.close()

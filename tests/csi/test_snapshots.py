@@ -21,7 +21,7 @@ def take(
     name: str = "snap-1",
     volume_id: str = "pvc-1",
     timeout: float = 20,
-    **parameters: str,
+    parameters: dict[str, str] | None = None,
 ) -> Any:
     request = csi_pb2.CreateSnapshotRequest(
         name=name, source_volume_id=volume_id, parameters=parameters
@@ -74,8 +74,8 @@ async def test_metadata_of_the_snapshotter_is_accepted_and_anything_else_named(
     driver: Driver, volume: None
 ) -> None:
     known = {"csi.storage.k8s.io/volumesnapshot/name": "before-upgrade"}
-    await take(driver, **known)
-    code, message = await code_of(take(driver, "snap-2", deduplicate="yes"))
+    await take(driver, parameters=known)
+    code, message = await code_of(take(driver, "snap-2", parameters={"deduplicate": "yes"}))
     assert code is Code.INVALID_ARGUMENT
     assert "'deduplicate'" in message
 
@@ -133,7 +133,7 @@ async def test_lists_are_filtered_by_snapshot_and_by_volume(driver: Driver, volu
     await take(driver, "snap-1", "pvc-1")
     await take(driver, "snap-2", "pvc-2")
 
-    async def listed(**filters: str) -> list[str]:
+    async def listed(**filters: Any) -> list[str]:
         request = csi_pb2.ListSnapshotsRequest(**filters)
         answer = await driver.controller.ListSnapshots(request, timeout=20)
         return [entry.snapshot.snapshot_id for entry in answer.entries]
