@@ -154,6 +154,15 @@ def _build_all(target: Path) -> None:
         for name in KUBE_PROGRAMS:
             (directory / name).symlink_to("kube")
         directory.rename(target)
+    _remove_old(target)
+
+
+def _remove_old(target: Path) -> None:
+    """Keep what was just built and the one before it, which a lab may still run."""
+    others = [path for path in target.parent.iterdir() if path.is_dir() and path != target]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[1:]:
+        shutil.rmtree(old)
 
 
 def _build(program: Program, directory: Path) -> None:

@@ -68,7 +68,7 @@ def wait_for_api_server(settings: Settings, location: Location) -> None:
         for name in names:
             ends = process.count_ends(name, run_dir) - before[name]
             if ends >= _HOPELESS_ENDS:
-                why = explain(settings, location, [name])
+                why = explain(settings, location, [name], lines=30)
                 raise WaitError(f"{name} at {location.name} ends again and again\n{why}")
         return False
 
