@@ -263,11 +263,16 @@ def detach(device: LoopDevice) -> None:
     """Unbind the device and wait until it is. InUseError while a filesystem holds it;
     BusyError when a process still has it open: it goes when that process ends.
     """
-    if is_claimed(device):
-        raise InUseError(
-            f"{device.path} ({device.backing_file}) is still mounted, perhaps in a container's own"
-            " mount namespace; end the pod that uses it"
-        )
+    # A filesystem that was just unmounted may live on for an instant in a mount namespace that is
+    # being made or torn down.
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while is_claimed(device):
+        if time.monotonic() > deadline:
+            raise InUseError(
+                f"{device.path} ({device.backing_file}) is still mounted, perhaps in a container's"
+                " own mount namespace; end the pod that uses it"
+            )
+        time.sleep(0.02)
     step("detach loop")
     fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
