@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,9 @@ NAMESPACE = "twinvault-system"
 DISK_BYTES = 24 * 1024**3
 """Sparse: what is promised counts, not what is written."""
 SOURCES = ("core", "kube", "engine", "operator", "csi")
+DISK = "disk.img"
 START_TIMEOUT_SECONDS = 60
+TIDY_ROUNDS = 4
 PROCESSES = {
     "csi-node": "twinvault_csi.node_main",
     "csi-controller": "twinvault_csi.controller_main",
@@ -93,7 +95,7 @@ class Stack:
         with step("objects, processes and a pool"):
             self.kubelet_dir.mkdir()
             self._apply_objects()
-            self.device = _attach(self.directory / "disk.img")
+            self.device = _attach(self.directory / DISK)
             for name in reversed(PROCESSES):
                 self.start_process(name)
             self._create_cluster()
@@ -215,17 +217,32 @@ def loops_below(directory: Path) -> list[tuple[str, str]]:
 
 
 def tidy(directory: Path) -> None:
-    """End, unmount, detach and remove what a run left in ``directory``; nothing else."""
+    """End, unmount, detach and remove what a run left in ``directory``; nothing else.
+
+    A pool is busy until the loop devices over its files are gone, and those until what is mounted
+    from them is: so everything is tried in rounds until nothing is left.
+    """
     for run_dir in (directory / "run", directory / "api"):
         for name in process.names(run_dir):
             process.stop(name, run_dir)
-    for path in reversed(mounts_below(directory)):
-        run(["umount", path], timeout_seconds=30)
-    for device, _ in reversed(loops_below(directory)):
-        # A device that was mounted may already go by itself.
-        with suppress(CommandError):
-            run(["losetup", "--detach", device], timeout_seconds=30)
-    left = mounts_below(directory)
+    said: list[str] = []
+    for _ in range(TIDY_ROUNDS):
+        for argv in _plan_release(directory):
+            try:
+                run(argv, timeout_seconds=30)
+            except CommandError as error:
+                said.append(str(error))
+    left = _plan_release(directory)
     if left:
-        raise StackError(f"still mounted: {', '.join(left)}; unmount by hand")
+        todo = "; ".join(" ".join(argv) for argv in left)
+        raise StackError(f"do by hand: {todo}\n" + "\n".join(said[-3:]))
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _plan_release(directory: Path) -> list[list[str]]:
+    """Commands that release mounts and loop devices, what lies on top first."""
+    mounted = [["umount", path] for path in reversed(mounts_below(directory))]
+    attached = loops_below(directory)
+    volumes = [name for name, back in attached if back != str(directory / DISK)]
+    disks = [name for name, back in attached if back == str(directory / DISK)]
+    return [*mounted, *(["losetup", "--detach", name] for name in (*volumes, *disks))]
