@@ -45,7 +45,7 @@ def main() -> int:
             hospital.wait_ready()
         with step("waiting for patients to be registered"):
             hospital.wait_registered(hospital.count_patients() + 10)
-    except (*FAILURES, deploy.WaitError) as error:
+    except FAILURES as error:
         say(f"error: {error}")
         return 1
     except KeyboardInterrupt:

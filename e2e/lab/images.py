@@ -35,6 +35,8 @@ PROGRAM_IMAGES = {
     "csi-resizer": f"{REGISTRY}/sig-storage/csi-resizer:v2.2.0",
     "csi-snapshotter": f"{REGISTRY}/sig-storage/csi-snapshotter:v8.6.0",
     "snapshot-controller": f"{REGISTRY}/sig-storage/snapshot-controller:v8.6.0",
+    # Not of the chart: the driver that does nothing, which bench/storm.py compares with.
+    "mockdriver": f"{REGISTRY}/lab/mockdriver:lab",
 }
 DOCKERFILE_IMAGES = {
     DRIVER_IMAGE: "images/Dockerfile",

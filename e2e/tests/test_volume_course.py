@@ -62,7 +62,8 @@ def test_filesystem_grows_while_the_pod_writes(namespace: Namespace) -> None:
     namespace.shell(
         "writer",
         f"(i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i >> {DATA_PATH}/log;"
-        f" sync {DATA_PATH}/log || echo FAIL > {DATA_PATH}/bad; sleep 0.01; done) >/dev/null 2>&1 &",
+        f" sync {DATA_PATH}/log || echo FAIL > {DATA_PATH}/bad; sleep 0.01; done)"
+        " >/dev/null 2>&1 &",
     )
     namespace.kubectl(
         "patch",

@@ -114,7 +114,9 @@ class RequestHandler:
             "node": self._view.node_name,
             "storageCluster": spec.storage_cluster if spec else "",
             "maxVolumes": self._storage.max_volumes(),
-            "ready": self._view.looked and spec is not None,
+            # Also on a node that no StorageCluster has selected yet: kubelet registers a driver once,
+            # and the node may be selected at any time later.
+            "ready": self._view.looked,
         }
 
     async def _run(self, kind: str, work: Callable[[], Answer]) -> Answer:
