@@ -25,7 +25,9 @@ def _pools(
             if nodes is not None and node["name"] not in nodes:
                 continue
             for entry in node.get("pools") or ():
-                ready = entry.get("state") == PoolState.READY
+                # Of a silent node the last word about its pool may still be "Ready".
+                alive = node.get("ready") or entry.get("availableBytes")
+                ready = entry.get("state") == PoolState.READY and alive
                 if ready and pool in ("", entry["name"]):
                     yield node["name"], entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from twinvault_core.model import Phase, Snapshot, Source, Volume, VolumeMode
+from twinvault_core.model import Snapshot, Source, Volume, VolumeMode
 
 from .pb import csi_pb2
 from .topology import to_topology
@@ -46,8 +46,7 @@ def to_volume(volume: Volume) -> csi_pb2.Volume:
 
 def is_listed(volume: Volume) -> bool:
     """Whether a caller may hear of it: it was made and is not on its way out."""
-    made = volume.phase not in (None, Phase.PENDING, Phase.CREATING, Phase.DELETING)
-    return made and not volume.meta.deleting
+    return volume.status_size_bytes > 0 and not volume.meta.deleting
 
 
 def to_snapshot(snapshot: Snapshot) -> csi_pb2.Snapshot:

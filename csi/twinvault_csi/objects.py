@@ -68,6 +68,15 @@ class Objects:
         obj = await self._find(self.nodes, STORAGE_NODES, name)
         return None if obj is None else StorageNode.parse(obj)
 
+    async def read_volume(self, volume_id: str) -> Volume | None:
+        """From the API server, whatever is known here: for answers that say "nothing to do"."""
+        try:
+            obj = await self.client.get(VOLUMES, volume_id)
+        except NotFoundError:
+            return None
+        self.volumes.saw(obj)
+        return Volume.parse(obj)
+
     async def require_volume(self, volume_id: str) -> Volume:
         volume = await self.find_volume(volume_id)
         if volume is None:

@@ -38,9 +38,15 @@ def current_condition(
     return conditions.find_condition(fresh, type_)
 
 
-def decide_created(volume: Volume) -> bool:
-    """Whether the volume can be used; PlacementError if it never will be as it is."""
-    if volume.phase is Phase.READY and volume.status_size_bytes >= volume.size_bytes:
+_USABLE = frozenset({Phase.READY, Phase.EXPANDING, Phase.DEGRADED})
+
+
+def decide_created(volume: Volume, required_bytes: int) -> bool:
+    """Whether the volume can be used; PlacementError if it never will be as it is.
+
+    A later call for the same name may meet it while it grows, or with one replica less.
+    """
+    if volume.phase in _USABLE and volume.status_size_bytes >= max(1, required_bytes):
         return True
     placed = current_condition(volume.conditions, conditions.PLACED, volume.meta.generation)
     if placed is not None and placed.status is False and placed.reason in PLACEMENT_CODES:

@@ -63,7 +63,11 @@ def check_publish(
 
 
 class Publishing:
-    """Repeatable; the caller holds the volume's lock, the API server settles any other race."""
+    """Repeatable; the caller holds the volume's lock, the API server settles any other race.
+
+    Always decided on what the API server says: with an old copy, "it is not published" would make
+    the caller forget a volume that is, and no other node could ever have it.
+    """
 
     def __init__(self, objects: Objects) -> None:
         self._objects = objects
@@ -71,7 +75,7 @@ class Publishing:
     async def ensure_published(
         self, volume_id: str, node_id: str, capability: Capability, read_only: bool
     ) -> None:
-        volume = await self._objects.require_volume(volume_id)
+        volume = await self._require(volume_id)
         node = await self._objects.find_node(node_id)
         if node is None:
             raise NotFoundError(
@@ -86,17 +90,17 @@ class Publishing:
             check_publish(volume, node, capability, read_only, published)
             if volume.published_to or await self._swap(volume, patch):
                 return
-            volume = await self._read(volume_id)
+            volume = await self._require(volume_id)
         raise BusyError(f"volume {volume_id} changes all the time; try again")
 
     async def ensure_unpublished(self, volume_id: str, node_id: str) -> None:
         """``node_id`` empty: from every node. Done already when the volume is gone."""
-        volume = await self._objects.find_volume(volume_id)
         patch = {
             "metadata": {"annotations": {ANNOTATION_READ_ONLY: None}},
             "spec": {"publishedTo": None},
         }
         for _ in range(ATTEMPTS):
+            volume = await self._objects.read_volume(volume_id)
             if volume is None or not volume.published_to:
                 return
             if node_id and node_id not in volume.published_to:
@@ -104,7 +108,6 @@ class Publishing:
             try:
                 if await self._swap(volume, patch):
                     return
-                volume = await self._read(volume_id)
             except NotFoundError:
                 return
         raise BusyError(f"volume {volume_id} changes all the time; try again")
@@ -121,7 +124,8 @@ class Publishing:
         self._objects.volumes.saw(obj)
         return True
 
-    async def _read(self, volume_id: str) -> Volume:
-        obj = await self._objects.client.get(VOLUMES, volume_id)
-        self._objects.volumes.saw(obj)
-        return Volume.parse(obj)
+    async def _require(self, volume_id: str) -> Volume:
+        volume = await self._objects.read_volume(volume_id)
+        if volume is None:
+            raise NotFoundError(f"volume {volume_id!r} does not exist")
+        return volume

@@ -66,7 +66,8 @@ class Volumes:
             raise BusyError(f"an earlier volume {request.volume_id} is being deleted; try again")
         check_same_volume(request, volume)
         try:
-            return await self._wait_created(volume, deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            return await self._wait_created(volume, request.required_bytes, left)
         except PlacementError:
             await self._withdraw(request.volume_id, volume.meta.uid)
             raise
@@ -118,13 +119,13 @@ class Volumes:
             return Origin(volume.pool, size, volume.volume_mode, volume.fs_type)
         return Origin()
 
-    async def _wait_created(self, volume: Volume, seconds: float) -> Volume:
+    async def _wait_created(self, volume: Volume, required_bytes: int, seconds: float) -> Volume:
         name, uid = volume.meta.name, volume.meta.uid
 
         def done(obj: Json | None) -> bool:
             if obj is None or obj["metadata"]["uid"] != uid:
                 raise UnavailableError(f"Volume {name} was deleted while it was being made")
-            return decide_created(Volume.parse(obj))
+            return decide_created(Volume.parse(obj), required_bytes)
 
         return Volume.parse(await self._wait(name, done, seconds, f"volume {name} to be made"))
 
@@ -155,7 +156,7 @@ class Volumes:
     async def ensure_deleted(self, volume_id: str, seconds: float) -> None:
         """Until the object is gone; InUseError, with nothing changed, while something uses it."""
         deadline = time.monotonic() + seconds
-        volume = await self._objects.find_volume(volume_id)
+        volume = await self._objects.read_volume(volume_id)
         if volume is None:
             return
         if not volume.meta.deleting:

@@ -9,7 +9,7 @@ from tests.csi.conftest import Driver
 from tests.csi.fake_operator import condition
 from tests.csi.requests import GIB, capability, code_of, create_request
 from twinvault_csi.pb import csi_pb2
-from twinvault_kube.kinds import VOLUMES
+from twinvault_kube.kinds import STORAGE_CLUSTERS, VOLUMES
 
 Code = grpc.StatusCode
 
@@ -86,3 +86,25 @@ async def test_bad_sizes_change_nothing(
     code, message = await code_of(expand(driver, *arguments))
     assert code is expected, message
     assert driver.api.objects["volumes"]["pvc-1"]["spec"]["sizeBytes"] == GIB
+
+
+async def test_a_retried_create_meets_a_volume_that_grows(driver: Driver) -> None:
+    await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
+    driver.operator.hold = True
+    assert (await code_of(expand(driver, 2 * GIB, timeout=0.5)))[0] is Code.DEADLINE_EXCEEDED
+    driver.objects.volumes.saw(driver.api.set_status(VOLUMES, "pvc-1", {"phase": "Expanding"}))
+    code = Code.ABORTED
+    while code is Code.ABORTED:
+        code, _ = await code_of(driver.controller.CreateVolume(create_request("pvc-1"), timeout=20))
+    assert code is Code.OK
+
+
+async def test_a_node_that_is_silent_makes_growth_unavailable_not_impossible(
+    driver: Driver,
+) -> None:
+    await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
+    cluster = driver.api.objects["storageclusters"]["east"]
+    cluster["status"]["nodes"][0]["ready"] = False
+    cluster["status"]["nodes"][0]["pools"][0]["availableBytes"] = 0
+    driver.objects.clusters.saw(driver.api.put(STORAGE_CLUSTERS, cluster))
+    assert (await code_of(expand(driver, 2 * GIB)))[0] is Code.UNAVAILABLE

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import grpc
@@ -145,3 +146,18 @@ async def test_many_at_once_for_one_volume_end_with_one_node(
     codes = {code for code, _ in await asyncio.gather(*calls)}
     assert codes <= {Code.OK, Code.ABORTED, Code.FAILED_PRECONDITION}
     assert volume["pvc-1"]["spec"].get("publishedTo") in (None, ["node-a"])
+
+
+async def test_an_old_copy_of_the_volume_is_not_believed(
+    driver: Driver, volume: dict[str, Any]
+) -> None:
+    await publish(driver)
+    old = copy.deepcopy(driver.objects.volumes.store["pvc-1"])
+    await unpublish(driver)
+    driver.objects.volumes.store["pvc-1"] = old
+    await publish(driver)
+    assert volume["pvc-1"]["spec"]["publishedTo"] == ["node-a"]
+    old["spec"].pop("publishedTo")
+    driver.objects.volumes.store["pvc-1"] = old
+    await unpublish(driver)
+    assert "publishedTo" not in volume["pvc-1"]["spec"]
