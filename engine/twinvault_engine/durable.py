@@ -7,6 +7,7 @@ replaces.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from twinvault_core.errors import DataAtRiskError
+from twinvault_core.errors import DataAtRiskError, NoSpaceError
 
 from .steps import step
 
@@ -51,16 +52,29 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     data = json.dumps(value, indent=1, sort_keys=True).encode() + b"\n"
     step(f"write {temporary.name}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        _write(temporary, data)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        with suppress(OSError):
+            temporary.unlink()
+        raise NoSpaceError(
+            f"no space for {path.name} in {path.parent}; delete snapshots or volumes of that pool"
+        ) from error
+    step(f"rename {temporary.name}")
+    temporary.rename(path)
+    step(f"fsync directory of {path.name}")
+    fsync_directory(path.parent)
+
+
+def _write(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)
-    step(f"rename {temporary.name}")
-    temporary.rename(path)
-    step(f"fsync directory of {path.name}")
-    fsync_directory(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

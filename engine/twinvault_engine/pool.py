@@ -16,7 +16,7 @@ from twinvault_core.errors import (
 from twinvault_core.ids import parse_id
 from twinvault_core.model import PoolSpec, PoolState, PoolStatus
 
-from . import devices, mount, pool_record, xfs
+from . import ballast, devices, mount, pool_record, xfs
 from .freeze import read_boot_id
 from .layout import DataDirectory, PoolDirectory
 from .mountinfo import Mount, find_mount
@@ -69,6 +69,7 @@ class Pools:
             record = replace(record, reserve_percent=spec.reserve_percent)
             pool_record.save_record(self._data.pool_records, record)
         _grow_if_device_grew(path)
+        ballast.set_aside(PoolDirectory(spec.name, path))
         return mounted is None
 
     def _bring_up(

@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from twinvault_core.errors import AlreadyExistsError, BusyError, NotFoundError
+from twinvault_core.errors import AlreadyExistsError, BusyError, NoSpaceError, NotFoundError
 
-from . import durable, image, journal, trash
+from . import ballast, durable, image, journal, trash
 from .facts import SnapshotFacts
 from .freeze import Freezer
 from .journal import DATA_FILE, SnapshotRecord, VolumeRecord
@@ -108,7 +108,7 @@ class Snapshots:
             return
         if not record.deleted:
             step("mark deleted")
-            journal.save_snapshot(directory, record, deleted=True)
+            _mark_deleted(pool, directory, record)
         trash.discard(pool, directory)
 
 
@@ -130,3 +130,11 @@ def observe_in(pool: PoolDirectory, directory: Path) -> SnapshotFacts:
         creation_time=record.creation_time,
         ready=record.ready,
     )
+
+
+def _mark_deleted(pool: PoolDirectory, directory: Path, record: SnapshotRecord) -> None:
+    try:
+        journal.save_snapshot(directory, record, deleted=True)
+    except NoSpaceError:
+        ballast.spend(pool)
+        journal.save_snapshot(directory, record, deleted=True)

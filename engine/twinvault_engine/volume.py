@@ -15,12 +15,13 @@ from twinvault_core.errors import (
     FailedPreconditionError,
     InUseError,
     InvalidError,
+    NoSpaceError,
     NotFoundError,
 )
 from twinvault_core.model import VolumeMode, VolumeReplica
 from twinvault_core.sizing import BLOCK_BYTES
 
-from . import durable, image, journal, loop, trash
+from . import ballast, durable, image, journal, loop, trash
 from .facts import VolumeFacts
 from .freeze import Freezer
 from .journal import DATA_FILE, Format, SnapshotRecord, VolumeRecord
@@ -109,7 +110,7 @@ class Volumes:
         refuse_attached(directory / DATA_FILE, volume_id)
         if not record.deleted:
             step("mark deleted")
-            journal.save_volume(directory, record, deleted=True)
+            _mark_deleted(pool, directory, record)
         trash.discard(pool, directory)
 
 
@@ -217,3 +218,11 @@ def observe_or_problem(pool: PoolDirectory, volume_id: str) -> VolumeFacts | Non
             ready=False,
             problem=str(error),
         )
+
+
+def _mark_deleted(pool: PoolDirectory, directory: Path, record: VolumeRecord) -> None:
+    try:
+        journal.save_volume(directory, record, deleted=True)
+    except NoSpaceError:
+        ballast.spend(pool)
+        journal.save_volume(directory, record, deleted=True)

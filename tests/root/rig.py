@@ -25,7 +25,7 @@ from twinvault_core.model import (
 )
 from twinvault_engine import loop, steps
 from twinvault_engine.engine import Engine
-from twinvault_engine.mountinfo import observe_mounts
+from twinvault_engine.mountinfo import Mount, observe_mounts
 
 MIB = 1024**2
 GIB = 1024**3
@@ -145,20 +145,24 @@ class Rig:
         mounts = [m for m in observe_mounts() if m.path.startswith(f"{self.root}/")]
         for mount in mounts:
             _thaw(mount.path)
-        for mount in reversed(mounts):
-            if _libc.umount2(os.fsencode(mount.path), 0) != 0:
-                _libc.umount2(os.fsencode(mount.path), _MNT_DETACH)
-            self._detach_below(mount.path)
+        below_data = (f"{self.root}/data", f"{self.root}/other-data")
+        pools = [m for m in mounts if m.path.startswith(below_data)]
+        _unmount_all([m for m in mounts if m not in pools])
+        for device in loop.list_devices():
+            if device.backing_file.startswith(below_data):
+                with suppress(Exception):
+                    loop.detach(device)
+        _unmount_all(pools)
         for device in self.disks:
             with suppress(OSError, Exception):
                 loop.detach(device)
         _remove_tree(self.root)
 
-    def _detach_below(self, _: str) -> None:
-        for device in loop.list_devices():
-            if device.backing_file.startswith(f"{self.root}/data"):
-                with suppress(Exception):
-                    loop.detach(device)
+
+def _unmount_all(mounts: list[Mount]) -> None:
+    for mount in reversed(mounts):
+        if _libc.umount2(os.fsencode(mount.path), 0) != 0:
+            _libc.umount2(os.fsencode(mount.path), _MNT_DETACH)
 
 
 def _thaw(path: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.root.rig import GIB, MIB, POOL, Rig, replica, run_killed_at
+from tests.root.rig import CLUSTER, GIB, MIB, POOL, Rig, replica, run_killed_at
 from twinvault_core.agent_api import Expand, Publish, Stage, Stats, Unpublish, Unstage
 from twinvault_core.errors import (
     AlreadyExistsError,
@@ -26,7 +26,7 @@ from twinvault_core.errors import (
     NoSpaceError,
     NotFoundError,
 )
-from twinvault_core.model import Source, VolumeMode
+from twinvault_core.model import PoolSpec, Source, VolumeMode
 from twinvault_engine import loop, steps
 from twinvault_engine.freeze import Freezer
 from twinvault_engine.mountinfo import find_mount
@@ -85,11 +85,24 @@ def test_pool_full_while_formatting_is_told_and_staging_goes_on_when_there_is_ro
     rig.make_pool()
     rig.engine.ensure_volume(replica("pg"))
     fill(rig.pool_root / "filler", 0)
-    with pytest.raises(NoSpaceError, match="full"):
+    with pytest.raises(NoSpaceError, match=r"full|no space"):
         rig.engine.stage(rig.stage_request("pg"))
     (rig.pool_root / "filler").unlink()
     rig.engine.stage(rig.stage_request("pg"))
     (rig.staging_path("pg") / "row").write_text("x")
+
+
+def test_completely_full_pool_can_still_delete(rig: Rig) -> None:
+    make_staged(rig)
+    rig.engine.ensure_snapshot(POOL, "snap", "pg", "uid-pg")
+    rig.engine.unstage(Unstage("pg", str(rig.staging_path("pg"))))
+    fill(rig.pool_root / "filler", 0)
+    rig.engine.erase_snapshot(POOL, "snap")
+    rig.engine.erase_volume(POOL, "pg", "uid-pg")
+    assert rig.holdings() == {}
+    (rig.pool_root / "filler").unlink()
+    rig.engine.ensure_pool(PoolSpec(POOL, paths=(rig.disks[0].path,)), CLUSTER)
+    assert (rig.pool_root / "ballast").stat().st_blocks > 0
 
 
 def test_interrupted_mkfs_is_done_again_on_an_empty_image(rig: Rig) -> None:
