@@ -213,8 +213,8 @@ class KubeClient:
             "fieldSelector": fields,
         }
         params = {key: value for key, value in params.items() if value}
-        # The server sends a bookmark about once a minute, so a longer silence is a dead link.
-        timeout = httpx2.Timeout(self._timeout_seconds, read=90.0)
+        # A dead link is told by keepalive; nothing may come for long where nothing changes.
+        timeout = httpx2.Timeout(self._timeout_seconds, read=window_seconds + 15.0)
         try:
             async with self._http.stream(
                 "GET", kind.path(namespace), params=params, timeout=timeout

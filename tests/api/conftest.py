@@ -7,8 +7,10 @@ the loopback interface.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import pytest
 from e2e.lab import process
 from e2e.lab.config import ROOT, Settings
 from e2e.lab.standalone import ApiServer
+from tests.api.operator_rig import FakeAgent, Rig, add_kube_node, remove_everything
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import SNAPSHOTS, STORAGE_NODES, VOLUME_REPLICAS, VOLUMES
 
@@ -84,3 +87,27 @@ def freeze_api(api_server: ApiServer) -> Iterator[Freezer]:
         yield freezer
     finally:
         freezer.thaw()
+        # A connection given up in its TLS handshake is only closed by the garbage collector.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+@pytest.fixture
+async def rig(api_server: ApiServer, kube: KubeClient, tmp_path: Path) -> AsyncIterator[Rig]:
+    """Nodes east-1 and west-1 with agents, StorageClusters east and west; no operator yet."""
+    await remove_everything(kube)
+    agents = {name: FakeAgent(kube, name) for name in ("east-1", "west-1")}
+    made = Rig(kube, agents, api_server.kubeconfig, tmp_path)
+    for name in agents:
+        await add_kube_node(kube, name, site=name.partition("-")[0])
+    tasks = [asyncio.create_task(agent.run()) for agent in agents.values()]
+    await made.add_cluster("east")
+    await made.add_cluster("west")
+    try:
+        yield made
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await remove_everything(kube)

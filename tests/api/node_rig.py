@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from e2e.lab.config import ROOT
 from tests.agent.world import NODE, Json, node_object
@@ -20,6 +20,8 @@ from twinvault_core.agent_api import MAX_LINE_BYTES, Request, format_request, pa
 
 SOURCES = ("core", "kube", "engine", "operator", "csi", ".")
 DISK_BYTES = 1 << 30
+_CLONE_NEWNS = 0x20000
+_PRIVATE = ctypes.c_ulong(1 << 18 | 1 << 14)
 
 
 def run(*argv: str) -> str:
@@ -34,7 +36,6 @@ class NodeRig:
     kubeconfig: Path
     device: str = ""
     process: subprocess.Popen[bytes] | None = None
-    _log: Any = field(default=None, repr=False)
 
     @property
     def data_dir(self) -> Path:
@@ -57,13 +58,18 @@ class NodeRig:
         pools = [{"name": "fast", "filesystem": "xfs", "devices": {"paths": [self.device]}}]
         return node_object(pools=pools)
 
-    def start(self, *, kill_at: int = 0, **environment: str) -> None:
-        """Start the agent. ``kill_at`` n: it kills itself at the n-th step from its start."""
+    def start(self, *, kill_at: int = 0, after: str = "", **environment: str) -> None:
+        """Start the agent. ``kill_at`` n: it kills itself at the n-th step (``after`` that one)."""
         program = ["-m", "twinvault_engine.agent.main"]
         if kill_at:
-            program = [str(ROOT / "tests/api/agent_that_dies.py"), str(kill_at)]
-        self._log = (self.directory / "agent.log").open("ab")
-        self.process = subprocess.Popen(
+            program = [str(ROOT / "tests/api/agent_that_dies.py"), str(kill_at), after]
+        with (self.directory / "agent.log").open("ab") as log:
+            self.process = self._launch(program, environment, log)
+
+    def _launch(
+        self, program: list[str], environment: dict[str, str], log: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
             [sys.executable, *program],
             env={
                 **os.environ,
@@ -76,11 +82,14 @@ class NodeRig:
                 "TWINVAULT_AGENT_SOCKET": str(self.socket_path),
                 "TWINVAULT_METRICS_ADDRESS": "127.0.0.1",
                 "TWINVAULT_METRICS_PORT": "0",
+                # Many short lives: each would compile all sources again.
+                "PYTHONDONTWRITEBYTECODE": "",
+                "PYTHONPYCACHEPREFIX": str(self.directory / "bytecode"),
                 **environment,
             },
             cwd="/",
-            stdout=self._log,
-            stderr=self._log,
+            stdout=log,
+            stderr=log,
         )
 
     def wait_dead(self, timeout_seconds: float) -> int:
@@ -114,13 +123,15 @@ class NodeRig:
         return dict(parse_answer(line))
 
     def loops_over_volumes(self) -> list[str]:
-        """Loop devices whose backing file lies in the pool."""
-        listed = json.loads(run("losetup", "--list", "--json") or '{"loopdevices": []}')
-        return [
-            entry["name"]
-            for entry in listed["loopdevices"]
-            if str(entry["back-file"]).startswith((str(self.data_dir), "/volumes", "/snapshots"))
-        ]
+        """Loop devices whose backing file lies in the pool, by the number of its filesystem."""
+        pool = f"{os.major(self.device_number)}:{os.minor(self.device_number)}"
+        listed = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-MAJ:MIN")
+        pairs = [line.split() for line in listed.splitlines()]
+        return [name for name, backing in pairs if backing == pool]
+
+    @property
+    def device_number(self) -> int:
+        return Path(self.device).stat().st_rdev
 
     def mounts(self) -> list[str]:
         """Mount points below the rig's directory."""
@@ -138,6 +149,7 @@ class NodeRig:
 @contextlib.contextmanager
 def node_rig(directory: Path, kubeconfig: Path) -> Iterator[NodeRig]:
     """A rig with a blank disk; whatever happened, nothing of it is left afterwards."""
+    take_own_mounts()
     rig = NodeRig(directory, kubeconfig)
     rig.kubelet_dir.mkdir(parents=True)
     disk = directory / "disk.img"
@@ -160,3 +172,12 @@ def _clean(rig: NodeRig) -> None:
     for point in reversed(rig.mounts()):
         run("umount", point)
     run("losetup", "--detach", rig.device)
+
+
+def take_own_mounts() -> None:
+    """Give this process a mount namespace of its own: others that make one do not copy our mounts
+    and keep them busy, and nothing stays mounted however a test ends.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _PRIVATE, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

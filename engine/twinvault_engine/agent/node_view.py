@@ -58,15 +58,22 @@ class NodeMemory:
             # A standing order to erase must come from the API each time, never from memory.
             "spec": {key: value for key, value in obj["spec"].items() if key != "eraseOrphans"},
         }
-        if wanted != self._kept:
+        if wanted != self._kept and wanted != self._read():
             durable.write_json(self._path, wanted)
-            self._kept = wanted
+        self._kept = wanted
 
     def recall(self) -> StorageNode | None:
         """Blocking. None when there is none or it cannot be read."""
         try:
-            obj = durable.read_json(self._path)
+            obj = self._read()
             return None if obj is None else StorageNode.parse(obj)
-        except (TwinvaultError, OSError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("%s is not used: %r", self._path, error)
+            return None
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return durable.read_json(self._path)
+        except (TwinvaultError, OSError) as error:
             logger.warning("%s is not used: %s", self._path, error)
             return None
