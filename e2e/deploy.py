@@ -8,6 +8,7 @@ from typing import Any
 
 from e2e.lab.api import Lab
 from e2e.lab.config import ROOT
+from e2e.lab.images import DRIVER_IMAGE, ensure_images
 from e2e.lab.progress import say, step, wait_until
 
 RELEASE = "twinvault"
@@ -60,7 +61,13 @@ def wait_condition(
 
 
 def install_chart(lab: Lab, *values: str, timeout_seconds: int = 240) -> None:
-    """Helm install or upgrade, until every pod of the chart is ready."""
+    """Helm install or upgrade, until every pod of the chart is ready.
+
+    The lab builds every state of the sources under one tag: the annotation rolls the pods when
+    the image behind the tag is another one.
+    """
+    image = next(i for i in ensure_images(lab.settings) if i.name == DRIVER_IMAGE)
+    values = (*values, f"podAnnotations.image={image.digest}")
     with step("helm upgrade --install twinvault"):
         lab.helm(
             "upgrade",

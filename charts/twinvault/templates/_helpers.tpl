@@ -31,12 +31,15 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* Annotations of a pod that serves metrics. Arguments: the root, the port. */}}
+{{- /* Annotations of a pod that serves metrics, and those of the values. Arguments: the root, the port. */}}
 {{- define "twinvault.scrape" -}}
 {{- if (index . 0).Values.metrics.annotations }}
 prometheus.io/scrape: "true"
 prometheus.io/port: {{ index . 1 | quote }}
 prometheus.io/path: /metrics
+{{- end }}
+{{- with (index . 0).Values.podAnnotations }}
+{{ toYaml . }}
 {{- end }}
 {{- end }}
 
