@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any
 from e2e.lab.config import ROOT
 from twinvault_core import ids
 from twinvault_core.errors import AlreadyExistsError, NotFoundError, TwinvaultError
+from twinvault_core.names import NODE_LEASE_PREFIX
 from twinvault_kube import kinds
 from twinvault_kube.client import Json, KubeClient
 from twinvault_kube.informer import Informer
@@ -183,10 +185,10 @@ class OperatorProcess:
     def __init__(self, kubeconfig: Path, directory: Path, name: str = "operator-1") -> None:
         self._kubeconfig, self._name = kubeconfig, name
         self._log = directory / f"{name}.log"
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.port = _free_port()
 
-    async def start(self) -> None:
+    def start(self) -> None:
         roots = ("core", "kube", "operator")
         env = {
             **os.environ,
@@ -196,10 +198,9 @@ class OperatorProcess:
             "POD_NAME": self._name,
             "TWINVAULT_METRICS_PORT": str(self.port),
         }
+        argv = [sys.executable, "-m", "twinvault_operator.main"]
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "twinvault_operator.main", env=env, stderr=log, stdout=log
-            )
+            self._process = subprocess.Popen(argv, env=env, stderr=log, stdout=log)
 
     @property
     def pid(self) -> int:
@@ -207,21 +208,18 @@ class OperatorProcess:
             raise ValueError("not started")
         return self._process.pid
 
-    async def kill(self) -> None:
-        await self._end(signal.SIGKILL)
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
 
-    async def stop(self) -> int:
+    def stop(self) -> int:
         """SIGTERM; the exit code."""
-        return await self._end(signal.SIGTERM)
+        return self._end(signal.SIGTERM)
 
-    async def _end(self, number: signal.Signals) -> int:
-        process = self._process
-        if process is None:
+    def _end(self, number: signal.Signals) -> int:
+        if self._process is None:
             return 0
-        if process.returncode is None:
-            process.send_signal(number)
-        async with asyncio.timeout(20):
-            return await process.wait()
+        self._process.send_signal(number)
+        return self._process.wait(timeout=20)
 
     def log(self) -> str:
         return self._log.read_text()
@@ -343,5 +341,7 @@ async def remove_everything(client: KubeClient) -> None:
                     await client.patch(kind, name, {"metadata": {"finalizers": []}})
                 await client.delete(kind, name)
     for lease in (await client.list(kinds.LEASES, namespace=NAMESPACE))[0]:
-        with suppress(NotFoundError):
-            await client.delete(kinds.LEASES, lease["metadata"]["name"], namespace=NAMESPACE)
+        name = lease["metadata"]["name"]
+        if name.startswith(NODE_LEASE_PREFIX):
+            with suppress(NotFoundError):
+                await client.delete(kinds.LEASES, name, namespace=NAMESPACE)

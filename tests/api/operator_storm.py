@@ -92,7 +92,7 @@ async def _run(server: ApiServer, directory: Path, count: int) -> dict[str, floa
     await rig.add_cluster("east")
     await rig.add_cluster("west")
     operator = rig.operator()
-    await operator.start()
+    operator.start()
     try:
         await rig.add_volume("first")
         await rig.wait_ready("first")
@@ -110,7 +110,7 @@ async def _run(server: ApiServer, directory: Path, count: int) -> dict[str, floa
         figures["rss_mib"] = round(_rss_mib(operator.pid), 1)
         print("\n".join(writes), file=sys.stderr)
     finally:
-        await operator.stop()
+        operator.stop()
         for task in tasks:
             task.cancel()
         await client.close()
