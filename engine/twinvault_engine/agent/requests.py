@@ -114,8 +114,8 @@ class RequestHandler:
             "node": self._view.node_name,
             "storageCluster": spec.storage_cluster if spec else "",
             "maxVolumes": self._storage.max_volumes(),
-            # Also on a node that no StorageCluster has selected yet: kubelet registers a driver once,
-            # and the node may be selected at any time later.
+            # Also on a node that no StorageCluster has selected yet: kubelet registers a driver
+            # once, and the node may be selected at any time later.
             "ready": self._view.looked,
         }
 

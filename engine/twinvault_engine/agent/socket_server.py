@@ -24,6 +24,7 @@ from twinvault_core.errors import (
     FailedPreconditionError,
     InvalidError,
     TwinvaultError,
+    UnavailableError,
 )
 
 from .status import describe_internal
@@ -34,6 +35,7 @@ REQUEST_SECONDS = 110.0
 """Deadline of one request; below kubelet's two minutes, so that the answer is still heard."""
 IDLE_SECONDS = 300.0
 """A client that says nothing for so long is hung up on."""
+HANG_UP_SECONDS = 1.0
 MAX_CLIENTS = 128
 _CREDENTIALS = struct.Struct("3i")
 
@@ -83,8 +85,11 @@ class SocketServer:
         assert task is not None
         self._clients.add(task)
         try:
-            if await self._admit(writer):
+            refusal = self._refusal(writer)
+            if refusal is None:
                 await self._serve(reader, writer)
+            else:
+                await _hang_up(reader, writer, refusal)
         except (ConnectionError, TimeoutError, asyncio.CancelledError):
             logger.debug("a client of the socket is gone")
         finally:
@@ -93,20 +98,17 @@ class SocketServer:
             with contextlib.suppress(ConnectionError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    async def _admit(self, writer: asyncio.StreamWriter) -> bool:
+    def _refusal(self, writer: asyncio.StreamWriter) -> TwinvaultError | None:
+        """Why this client is not served; None when it is."""
         peer = writer.get_extra_info("socket")
         raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, _ = _CREDENTIALS.unpack(raw)
         if uid != self._allowed_uid:
             logger.warning("refused a client of the socket: pid %d, uid %d", pid, uid)
-            refusal = FailedPreconditionError(f"uid {uid} may not use the agent's socket")
-        elif len(self._clients) > MAX_CLIENTS:
-            refusal = FailedPreconditionError(f"more than {MAX_CLIENTS} clients of the socket")
-        else:
-            return True
-        writer.write(format_error(refusal))
-        await writer.drain()
-        return False
+            return FailedPreconditionError(f"uid {uid} may not use the agent's socket")
+        if len(self._clients) > MAX_CLIENTS:
+            return UnavailableError(f"the agent has more than {MAX_CLIENTS} clients; try again")
+        return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -116,8 +118,7 @@ class SocketServer:
             except ValueError:
                 # Longer than the limit: where the next line starts cannot be known any more.
                 error = InvalidError(f"a request is longer than {MAX_LINE_BYTES} bytes")
-                writer.write(format_error(error))
-                await writer.drain()
+                await _hang_up(reader, writer, error)
                 return
             if not line.endswith(b"\n"):
                 return
@@ -151,6 +152,21 @@ class SocketServer:
                 " it goes on, ask again"
             )
         return task.result()
+
+
+async def _hang_up(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, error: TwinvaultError
+) -> None:
+    """Answer ``error`` and close. What the client still sends is read: were it left unread, the
+    kernel would reset the connection and the client might never see the answer.
+    """
+    writer.write(format_error(error))
+    await writer.drain()
+    writer.write_eof()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HANG_UP_SECONDS):
+            while await reader.read(MAX_LINE_BYTES):
+                continue
 
 
 def _log_late(task: asyncio.Task[dict[str, Any]]) -> None:
