@@ -1,7 +1,7 @@
 """Keep the chart's copies of the CRDs equal to crds/.
 
-    python tools/sync_crds.py           write the copies
-    python tools/sync_crds.py --check   exit 1 and name every copy that differs
+python tools/sync_crds.py           write the copies
+python tools/sync_crds.py --check   exit 1 and name every copy that differs
 """
 
 from __future__ import annotations
