@@ -28,7 +28,12 @@ from .validation import parse_capabilities, parse_fs_type, parse_name, refuse_un
 DEFAULT_FS_TYPE = "ext4"
 _PVC_NAME = "csi.storage.k8s.io/pvc/name"
 _PVC_NAMESPACE = "csi.storage.k8s.io/pvc/namespace"
-_VOLUME_METADATA = frozenset({_PVC_NAME, _PVC_NAMESPACE, "csi.storage.k8s.io/pv/name"})
+# Kubernetes' own key for fsType. The provisioner takes it out before CreateVolume, but asks
+# GetCapacity with all that stands in the StorageClass.
+_KUBERNETES_FS_TYPE = "csi.storage.k8s.io/fstype"
+_VOLUME_METADATA = frozenset(
+    {_PVC_NAME, _PVC_NAMESPACE, _KUBERNETES_FS_TYPE, "csi.storage.k8s.io/pv/name"}
+)
 _SNAPSHOT_METADATA = frozenset(
     {
         "csi.storage.k8s.io/volumesnapshot/name",
@@ -57,7 +62,9 @@ class Parameters:
         namespace, name = given.get(_PVC_NAMESPACE, ""), given.get(_PVC_NAME, "")
         return cls(
             pool=given.get(PARAMETER_POOL, ""),
-            fs_type=parse_fs_type(given.get(PARAMETER_FS_TYPE, "")),
+            fs_type=parse_fs_type(
+                given.get(PARAMETER_FS_TYPE) or given.get(_KUBERNETES_FS_TYPE, "")
+            ),
             replication_pair=given.get(PARAMETER_REPLICATION_PAIR, ""),
             claim=f"{namespace}/{name}" if namespace and name else "",
         )

@@ -121,6 +121,14 @@ async def test_capacity_is_the_room_in_the_pool_on_the_nodes_asked_for(driver: D
     assert (await capacity(driver, accessible_topology=nowhere))[0] == 0
 
 
+async def test_capacity_is_told_for_a_class_with_the_filesystem_key_of_kubernetes(
+    driver: Driver,
+) -> None:
+    """The provisioner strips that key from CreateVolume, not from GetCapacity."""
+    xfs = {"pool": "fast", "csi.storage.k8s.io/fstype": "xfs"}
+    assert (await capacity(driver, parameters=xfs))[2] == MIN_XFS_VOLUME_BYTES
+
+
 async def test_capacity_for_an_unknown_parameter_is_refused_by_name(driver: Driver) -> None:
     code, message = await code_of(capacity(driver, parameters={"tier": "gold"}))
     assert code is Code.INVALID_ARGUMENT
