@@ -86,7 +86,8 @@ def find_use(view: VolumeView, volume: Volume) -> Condition | None:
             IN_USE,
             True,
             reasons.SOURCE_OF_CLONE,
-            f"{', '.join(view.readers)} is being made from it: wait until that is ready",
+            f"{', '.join(view.readers)} is being made from it: wait until that is ready, or"
+            " delete it",
         )
     return None
 

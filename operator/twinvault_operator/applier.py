@@ -49,13 +49,13 @@ class Applier:
         leading: Callable[[], bool],
     ) -> None:
         self._client, self._world = client, world
-        self._announcer, self._metrics, self._leading = announcer, metrics, leading
+        self._announcer, self._metrics, self.leading = announcer, metrics, leading
 
     async def apply(self, plan: Plan) -> None:
         """All steps in order. StaleError: plan again now; other TwinvaultErrors: later."""
         versions: dict[tuple[str, str], str] = {}
         for action in plan.actions:
-            if not self._leading():
+            if not self.leading():
                 raise NotLeadingError("another operator leads")
             await self._apply_one(action, versions)
 
@@ -67,7 +67,7 @@ class Applier:
         if isinstance(action, Create):
             await self._create(action)
         elif isinstance(action, PatchObject):
-            await self._patch(action.kind, action.meta, action.patch, versions, status=False)
+            await self._patch_object(action, versions)
         elif isinstance(action, PatchStatus):
             await self._patch(action.kind, action.meta, action.status, versions, status=True)
         elif isinstance(action, Delete):
@@ -95,6 +95,21 @@ class Applier:
         finally:
             if promised:
                 self._world.ledger.settle(action.name, self._world.replicas.get(action.name))
+
+    async def _patch_object(
+        self, action: PatchObject, versions: dict[tuple[str, str], str]
+    ) -> None:
+        """A replica that grows is entered in the ledger first, like a new one."""
+        replicas, name = self._world.replicas, action.meta.name
+        size = (action.patch.get("spec") or {}).get("sizeBytes")
+        known = replicas.get(name) if action.kind == VOLUME_REPLICA and size else None
+        if known is not None and size:
+            self._world.ledger.promise(name, known.node, known.pool, size)
+        try:
+            await self._patch(action.kind, action.meta, action.patch, versions, status=False)
+        finally:
+            if known is not None:
+                self._world.ledger.settle(name, replicas.get(name))
 
     async def _patch(
         self,

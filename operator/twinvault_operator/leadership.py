@@ -34,8 +34,15 @@ class Leadership:
         self._led = False
 
     def leading(self) -> bool:
-        """Whether writes are allowed at this very moment."""
-        return self._led and self._keeper.held
+        """Whether writes are allowed at this very moment.
+
+        1. A renewal is late: the Lease lapses, and work that comes up is dropped here.
+        2. The renewal arrives before ``run`` looks again.
+        3. So the lapse is noted here and now: the lead starts anew and looks at everything.
+        """
+        if self._led and not self._keeper.held:
+            self._stop()
+        return self._led
 
     async def run(self) -> None:
         """Follow the Lease, and the agents' Leases while leading, until cancelled."""
@@ -44,9 +51,7 @@ class Leadership:
             held = self._keeper.held
             if held and not self._led:
                 self._start()
-            elif self._led and not held:
-                self._stop()
-            if self._led and turns % round(AGENTS_SECONDS / POLL_SECONDS) == 0:
+            if self.leading() and turns % round(AGENTS_SECONDS / POLL_SECONDS) == 0:
                 for node in self._liveness.find_changes(self._world.node_names()):
                     logger.info("agent of node %s: %s", node, self._liveness.state(node).value)
                     self._triggers.add_node(node)

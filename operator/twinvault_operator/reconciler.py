@@ -49,7 +49,12 @@ class Reconciler:
         self._applier, self._metrics = applier, metrics
 
     async def handle(self, key: Key) -> bool:
-        """Whether it is done for now; False asks for another try after a delay."""
+        """Whether it is done for now; False asks for another try after a delay.
+
+        A standby does nothing: whoever takes the lead looks at everything.
+        """
+        if not self._applier.leading():
+            return True
         started = time.monotonic()
         try:
             await self._reconcile(key)
