@@ -58,11 +58,13 @@ class FakeAgent:
         label = ids.holder_label(self.node)
         self.snapshots = self._informer(kinds.SNAPSHOTS, "snapshot", labels=label)
 
-    def _informer(self, kind: kinds.Kind, what: str, **selectors: str) -> Informer:
+    def _informer(
+        self, kind: kinds.Kind, what: str, *, labels: str = "", fields: str = ""
+    ) -> Informer:
         def changed(name: str, _: Json | None) -> None:
             self._queue.put_nowait((what, name))
 
-        return Informer(self.client, kind, on_change=changed, **selectors)
+        return Informer(self.client, kind, labels=labels, fields=fields, on_change=changed)
 
     def look_again(self) -> None:
         """After ``slow`` or ``silent`` changed."""

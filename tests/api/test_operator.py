@@ -21,6 +21,7 @@ from twinvault_core import reasons
 from twinvault_core.errors import InvalidError, NotFoundError
 from twinvault_core.names import FINALIZER_VOLUME
 from twinvault_kube import kinds
+from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 
 pytestmark = [
@@ -142,10 +143,11 @@ async def test_writes_of_others_in_between_are_never_lost(
     ],
 )
 async def test_the_schema_refuses_what_can_never_work(
-    rig: Rig, spec: dict[str, object], words: str
+    kube: KubeClient, spec: dict[str, object], words: str
 ) -> None:
+    full = {"sizeBytes": GIB, "pool": "fast", **spec}
     with pytest.raises(InvalidError, match=words):
-        await rig.add_volume("bad", **spec)
+        await kube.create(kinds.VOLUMES, {"metadata": {"name": "bad"}, "spec": full})
 
 
 async def test_a_volume_cannot_shrink_or_move_its_pool(rig: Rig, operator: OperatorProcess) -> None:

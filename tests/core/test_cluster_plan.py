@@ -24,8 +24,8 @@ from twinvault_core.model import ReplicationPair, Snapshot, StorageCluster
 from twinvault_core.pair_plan import PairView, plan_pair
 from twinvault_core.snapshot_plan import SnapshotView, plan_snapshot
 
-MARKED = {"finalizers": ["twinvault.io/volumes"]}
-GOING = {**MARKED, "deletionTimestamp": NOW}
+MARKED: dict[str, Any] = {"finalizers": ["twinvault.io/volumes"]}
+GOING: dict[str, Any] = {**MARKED, "deletionTimestamp": NOW}
 EAST_1 = KubeNode("east-1", {"site": "east"})
 EAST_2 = KubeNode("east-2", {"site": "east"})
 
@@ -143,7 +143,7 @@ def test_a_silent_agent_degrades_the_cluster_by_name() -> None:
 # -- Snapshot -------------------------------------------------------------------------------------
 
 LABEL = "holder.twinvault.io/east-1"
-HELD = {"labels": {LABEL: "true"}, "finalizers": ["twinvault.io/holders"]}
+HELD: dict[str, Any] = {"labels": {LABEL: "true"}, "finalizers": ["twinvault.io/holders"]}
 
 
 def plan_of(of: Snapshot, **more: Any) -> Plan:

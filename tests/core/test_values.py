@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -103,9 +105,7 @@ def test_sizes_are_shown_with_one_decimal_at_most() -> None:
     assert sizing.format_share(1, 4) == "25%"
 
 
-def _merge(
-    current: list[dict[str, object]], status: bool | None, now: str
-) -> list[dict[str, object]]:
+def _merge(current: list[dict[str, Any]], status: bool | None, now: str) -> list[dict[str, Any]]:
     wanted = [Condition("Ready", status, "Reason", "message")]
     return merge_conditions(current, wanted, observed_generation=7, now=now)
 
