@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.lab.standalone import ApiServer
 from tests.agent.fake_storage import FakeStorage
 from tests.agent.world import NODE, node_object, replica_object, snapshot_object
 from tests.api.conftest import Freezer
@@ -22,12 +23,7 @@ from twinvault_kube.errors import ConflictError
 from twinvault_kube.informer import Informer
 from twinvault_kube.kinds import LEASES, SNAPSHOTS, STORAGE_NODES, VOLUME_REPLICAS
 
-pytestmark = [
-    pytest.mark.api,
-    # A connection that is given up in its TLS handshake, as with a frozen server, is only closed
-    # by the garbage collector: the HTTP library's doing.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.api
 
 
 @contextlib.asynccontextmanager
@@ -199,3 +195,23 @@ async def test_an_agent_starts_from_memory_when_the_api_server_is_away(
         async with asyncio.timeout(20):
             while not agent.check_ready().good:
                 await asyncio.sleep(0.05)
+
+
+async def test_what_was_asked_during_a_restart_of_the_api_server_is_done(
+    api_server: ApiServer, kube: KubeClient, tmp_path: Path
+) -> None:
+    """The API server goes in the middle of a storm and comes back; the storm goes on to its end."""
+    storage = FakeStorage()
+    async with running_agent(storage, tmp_path):
+        await kube.create(STORAGE_NODES, node_object())
+        await asyncio.gather(
+            *(kube.create(VOLUME_REPLICAS, replica_object(f"v{n}")) for n in range(30))
+        )
+        await asyncio.to_thread(api_server.kill)
+        await asyncio.sleep(1)
+        await asyncio.to_thread(api_server.start)
+        async with watching(kube) as replicas:
+            for number in range(30):
+                name = f"v{number}.{NODE}"
+                await replicas.wait_for(name, state_is("Ready"), 30, f"{name} to be ready")
+    assert len(storage.volumes) == 30

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from twinvault_core.model import PoolSpec, PoolState, PoolStatus, StorageNode
 from twinvault_kube.client import Json, KubeClient
@@ -60,7 +61,8 @@ class NodeReconciler:
         self._ensured: dict[str, PoolSpec] = {}
         self._devices: tuple[DeviceFacts, ...] = ()
         self._block_names: list[str] | None = None
-        self._orphans: list[Orphan] = []
+        self._orphans: list[Orphan] | None = None
+        """None until the first search: what the status says of them stands till then."""
         self._orphans_at = float("-inf")
 
     def expect_orphans(self) -> None:
@@ -167,7 +169,7 @@ class NodeReconciler:
         3. With v still listed it would be erased without anybody asking for it.
         """
         all_looked_at = all(self._view.pool_is_ready(pool.name) for pool in node.pools)
-        remaining = {orphan.id for orphan in self._orphans}
+        remaining = {orphan.id for orphan in self._orphans or ()}
         left = [id_ for id_ in node.erase_orphans if id_ in remaining]
         if not all_looked_at or len(left) == len(node.erase_orphans):
             return
@@ -180,6 +182,11 @@ class NodeReconciler:
         )
         self._informer.saw(answer)
 
+    def _format_orphans(self, node: StorageNode) -> list[dict[str, Any]]:
+        if self._orphans is None:
+            return list(node.status.get("orphans") or ())
+        return [orphan.to_dict(node.meta.name) for orphan in self._orphans]
+
     async def _tell(self, obj: Json, node: StorageNode, pools: list[PoolStatus]) -> None:
         node = StorageNode.parse(obj)
         wanted = build_node_status(
@@ -189,7 +196,7 @@ class NodeReconciler:
             max_volumes=self._storage.max_volumes(),
             devices=self._devices,
             pools=pools,
-            orphans=[orphan.to_dict(node.meta.name) for orphan in self._orphans],
+            orphans=self._format_orphans(node),
             now=self._writer.clock(),
         )
         step("write status of the node")

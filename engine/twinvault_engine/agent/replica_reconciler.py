@@ -84,6 +84,8 @@ class ReplicaReconciler:
         if obj is None or not self._view.looked:
             return None
         replica = VolumeReplica.parse(obj)
+        if replica.meta.deleting and FINALIZER_REPLICA not in replica.meta.finalizers:
+            return None
         async with self._locks.hold(_keys(replica), f"the agent works on {name}"):
             outcome = await self._work(obj, replica)
         await self._tell(obj, replica, outcome)

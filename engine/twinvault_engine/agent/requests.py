@@ -62,10 +62,12 @@ class RequestHandler:
         doing = f"a {request.operation} call is in flight"
         keys = [volume_key(volume_id)]
         async with self._locks.hold(keys, doing, wait_seconds=LOCK_WAIT_SECONDS):
-            answer = await self._run(request.operation, work)
-        if isinstance(request, Stage | Unstage | Expand):
-            self._on_change(volume_id)
-        return answer
+            try:
+                return await self._run(request.operation, work)
+            finally:
+                # After a failure too: it may have come as far as attaching.
+                if isinstance(request, Stage | Unstage | Expand):
+                    self._on_change(volume_id)
 
     def _choose_work(self, request: Request) -> Callable[[], Answer]:
         match request:
