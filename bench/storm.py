@@ -36,7 +36,7 @@ def storage_class(name: str, driver: str, parameters: dict[str, str]) -> dict[st
 def floor_deployment(lab: Lab) -> dict[str, Any]:
     """The mock driver beside a copy of our controller's provisioner container."""
     ours = json.loads(
-        lab.kubectl("-n", NAMESPACE, "get", "deployment", "twinvault-controller", "-o", "json")
+        lab.kubectl("-n", NAMESPACE, "get", "deployment", "twinvault-csi-controller", "-o", "json")
     )
     pod = ours["spec"]["template"]["spec"]
     provisioner = next(c for c in pod["containers"] if c["name"] == "csi-provisioner")
