@@ -77,16 +77,29 @@ class Staging:
             _refuse_conflict(before, wanted, attached)
         if before is None or replace(before, complete=False) != wanted:
             self._records.save(wanted)
+        fresh = before is None and attached is None
         attached = attachment_of(loop.attach(directory / DATA_FILE))
-        if attached.device.size_bytes < volume.size_bytes:
-            loop.refresh_capacity(attached.device)
-        if wanted.volume_mode == VolumeMode.BLOCK:
-            loop.set_read_only(attached.device, request.read_only)
-        else:
-            self._mount(pool, volume, wanted, path, attached)
+        try:
+            if attached.device.size_bytes < volume.size_bytes:
+                loop.refresh_capacity(attached.device)
+            if wanted.volume_mode == VolumeMode.BLOCK:
+                loop.set_read_only(attached.device, request.read_only)
+            else:
+                self._mount(pool, volume, wanted, path, attached)
+        except TwinvaultError as error:
+            if fresh and not error.retryable:
+                self._take_back(request.volume_id, directory / DATA_FILE)
+            raise
         if before is None or not before.complete:
             self._records.save(replace(wanted, complete=True))
         return {"devicePath": attached.device.path}
+
+    def _take_back(self, volume_id: str, data: Path) -> None:
+        """After a refusal for good nobody calls unstage: what this call attached would stay."""
+        attached = observe_attachment(data)
+        if attached is not None and not attached.filesystem_mounts:
+            loop.detach(attached.device)
+            self._records.remove(volume_id)
 
     def _mount(
         self,

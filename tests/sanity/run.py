@@ -5,6 +5,7 @@ Exit code 0 only when nothing failed, nothing was left behind, and no secret rea
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -18,11 +19,12 @@ from pathlib import Path
 from e2e.lab import process
 from e2e.lab.config import Settings
 from e2e.lab.progress import say, step
+from tests.sanity.bad_input import run_checks
 from tests.sanity.stack import PROCESSES, Stack, StackError, loops_below, mounts_below
 
 MIB = 1024**2
-VOLUME_BYTES = 128 * MIB
-EXPANDED_BYTES = 256 * MIB
+VOLUME_BYTES = 64 * MIB
+EXPANDED_BYTES = 128 * MIB
 RUN_TIMEOUT_SECONDS = 900
 SETTLE_SECONDS = 10
 SECRET = "only-the-storage-may-know"
@@ -180,6 +182,12 @@ def _judge(stack: Stack, chosen: Sequence[str], focus: Sequence[str]) -> int:
             f" {len(result.skipped)} skipped",
             flush=True,
         )
+    if not focus:
+        with step("bad input"):
+            passed, failures = asyncio.run(run_checks(stack))
+        bad += [f"bad input: {failure}" for failure in failures]
+        bad += [f"bad input: left behind: {one}" for one in wait_for_no_leftovers(stack)]
+        print(f"bad input: {passed} passed, {len(failures)} failed", flush=True)
     bad += observe_told_secrets(stack)
     memory = ", ".join(f"{name} {size} MiB" for name, size in stack.memory_mib().items())
     say(f"  resident memory after the runs: {memory}")

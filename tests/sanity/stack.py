@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ DISK_BYTES = 24 * 1024**3
 SOURCES = ("core", "kube", "engine", "operator", "csi")
 DISK = "disk.img"
 START_TIMEOUT_SECONDS = 60
-TIDY_ROUNDS = 4
+TIDY_ROUNDS = 20
+TIDY_PAUSE_SECONDS = 0.25
 PROCESSES = {
     "csi-node": "twinvault_csi.node_main",
     "csi-controller": "twinvault_csi.controller_main",
@@ -209,11 +211,20 @@ def mounts_below(directory: Path) -> list[str]:
 
 
 def loops_below(directory: Path) -> list[tuple[str, str]]:
-    """(device, backing file) of every loop device over a file below ``directory``."""
-    listed = run(["losetup", "--list", "--json", "--output", "NAME,BACK-FILE"], timeout_seconds=30)
+    """(device, backing file) of every loop device over a file below ``directory``, disks first.
+
+    Also over a file in a pool on such a device: after a killed run the pool is mounted nowhere,
+    its path means nothing, and only the number of its device tells whose it is.
+    """
+    columns = "NAME,MAJ:MIN,BACK-FILE,BACK-MAJ:MIN"
+    listed = run(["losetup", "--list", "--json", "--output", columns], timeout_seconds=30)
     entries = json.loads(listed or '{"loopdevices": []}')["loopdevices"]
-    pairs = [(entry["name"], str(entry["back-file"] or "")) for entry in entries]
-    return [(name, back) for name, back in pairs if back.startswith(f"{directory}/")]
+    direct = [one for one in entries if str(one["back-file"]).startswith(f"{directory}/")]
+    numbers = {one["maj:min"].strip() for one in direct}
+    nested = [
+        one for one in entries if one["back-maj:min"].strip() in numbers and one not in direct
+    ]
+    return [(one["name"], str(one["back-file"])) for one in (*direct, *nested)]
 
 
 def tidy(directory: Path) -> None:
@@ -227,15 +238,20 @@ def tidy(directory: Path) -> None:
             process.stop(name, run_dir)
     said: list[str] = []
     for _ in range(TIDY_ROUNDS):
-        for argv in _plan_release(directory):
+        todo = _plan_release(directory)
+        if not todo:
+            break
+        for argv in todo:
             try:
                 run(argv, timeout_seconds=30)
             except CommandError as error:
                 said.append(str(error))
+        # The kernel lets go of a filesystem a moment after its last file.
+        time.sleep(TIDY_PAUSE_SECONDS)
     left = _plan_release(directory)
     if left:
-        todo = "; ".join(" ".join(argv) for argv in left)
-        raise StackError(f"do by hand: {todo}\n" + "\n".join(said[-3:]))
+        hint = "; ".join(" ".join(argv) for argv in left)
+        raise StackError(f"do by hand: {hint}\n" + "\n".join(said[-3:]))
     shutil.rmtree(directory, ignore_errors=True)
 
 
