@@ -96,6 +96,25 @@ def wait_sites(lab: Lab, timeout_seconds: float = 120) -> None:
     for site in ("east", "west"):
         with step(f"waiting for StorageCluster {site}"):
             wait_condition(lab, f"storagecluster/{site}", "Ready", timeout_seconds=timeout_seconds)
+    with step("waiting for the scheduler to know the room on every node"):
+        wait_seen(
+            "a CSIStorageCapacity of each node", lambda: _room(lab), timeout_seconds=timeout_seconds
+        )
+
+
+def _room(lab: Lab) -> tuple[bool, str]:
+    """Whether the provisioner has told the scheduler of room on every node.
+
+    Until it has, a pod that prefers one site may be sent to the other one.
+    """
+    found = get_json(lab, "-n", NAMESPACE, "csistoragecapacities")["items"]
+    with_room = {
+        node
+        for entry in found
+        if entry.get("capacity", "0") != "0"
+        for node in entry["nodeTopology"]["matchLabels"].values()
+    }
+    return len(with_room) >= len(lab.nodes), f"room on {sorted(with_room)}"
 
 
 def show(lab: Lab, *words: str) -> None:
