@@ -24,7 +24,7 @@ from .pool_device import Choice, DeviceChooser
 from .pool_record import Marker, PoolRecord
 from .steps import step
 
-MOUNT_OPTIONS = ("noatime", "lazytime", "nodev", "nosuid", "noexec")
+MOUNT_OPTIONS = ("noatime", "lazytime", "nodev", "nosuid", "noexec", "logbsize=256k")
 _WORTH_GROWING_BYTES = 64 * 1024**2
 
 

@@ -156,6 +156,8 @@ class Rig:
         for device in self.disks:
             with suppress(OSError, Exception):
                 loop.detach(device)
+        left = [d for d in loop.list_devices() if d.backing_file.startswith(f"{self.root}/")]
+        assert not left, f"still attached: {left}"
         _remove_tree(self.root)
 
 

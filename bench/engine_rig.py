@@ -1,0 +1,151 @@
+"""A node of our own for the engine's figures: a pool on a device, volumes staged in it.
+
+Runs as it is, with Python and fio alone, on this machine and inside a node of the lab:
+``PYTHONPATH=.:core:engine python3 -m bench.local_io``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twinvault_core.agent_api import Stage, Unstage
+from twinvault_core.model import Meta, PoolSpec, PoolState, VolumeMode, VolumeReplica
+from twinvault_engine import loop, mount
+from twinvault_engine.engine import Engine
+from twinvault_engine.mountinfo import observe_mounts
+
+MIB = 1024**2
+GIB = 1024**3
+POOL = "bench"
+_FIO_SLACK_SECONDS = 180
+_CLONE_NEWNS = 0x20000
+_PRIVATE = ctypes.c_ulong(1 << 18 | 1 << 14)
+
+
+@dataclass(frozen=True)
+class Rig:
+    engine: Engine
+    root: Path
+
+    @property
+    def pool_root(self) -> Path:
+        return self.root / "data/pools" / POOL
+
+    def make_volume(self, name: str, size_bytes: int, *, block: bool = False) -> Path:
+        """A new staged volume: its mount point, or its device for a block volume."""
+        mode = VolumeMode.BLOCK if block else VolumeMode.FILESYSTEM
+        fs_type = "" if block else "ext4"
+        self.engine.ensure_volume(
+            VolumeReplica(
+                Meta(name), name, f"uid-{name}", "bench", "bench", POOL, size_bytes,
+                volume_mode=mode, fs_type=fs_type,
+            )
+        )  # fmt: skip
+        path = self.root / "kubelet" / name
+        staged = self.engine.stage(Stage(name, str(path), mode.value, fs_type))
+        return Path(staged["devicePath"]) if block else path
+
+    def drop_volume(self, name: str) -> None:
+        self.engine.unstage(Unstage(name, str(self.root / "kubelet" / name)))
+        self.engine.erase_volume(POOL, name, f"uid-{name}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="", help="blank device for the pool (else a file's)")
+    parser.add_argument("--directory", default=None, help="where files are made")
+
+
+@contextmanager
+def make_rig(device: str, directory: str | None, size_bytes: int) -> Iterator[Rig]:
+    """An engine with a pool on ``device``, or on a loop device over a file of ``size_bytes``."""
+    _own_mounts()
+    root = Path(tempfile.mkdtemp(prefix="twinvault-bench-", dir=directory))
+    disk = None
+    try:
+        if not device:
+            (root / "disk").touch()
+            with (root / "disk").open("r+b") as file:
+                file.truncate(size_bytes)
+            disk = loop.attach(root / "disk")
+        (root / "kubelet").mkdir()
+        engine = Engine(root / "data", "bench", root / "kubelet")
+        path = device or (disk.path if disk else "")
+        status = engine.ensure_pool(PoolSpec(POOL, paths=(path,), reserve_percent=0), "bench")
+        if status.state is not PoolState.READY:
+            raise RuntimeError(status.message)
+        yield Rig(engine, root)
+    finally:
+        _close(root, disk)
+
+
+def _own_mounts() -> None:
+    """A mount namespace of our own: nobody copies our mounts into one of theirs and keeps them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _PRIVATE, None):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def _close(root: Path, disk: loop.LoopDevice | None) -> None:
+    for found in reversed(observe_mounts()):
+        if found.path.startswith(f"{root}/kubelet/"):
+            mount.unmount(Path(found.path))
+    for device in loop.list_devices():
+        if device.backing_file.startswith(f"{root}/data/"):
+            with suppress(Exception):
+                loop.detach(device)
+    mount.unmount(root / "data/pools" / POOL)
+    if disk is not None:
+        loop.detach(disk)
+    shutil.rmtree(root)
+
+
+@dataclass(frozen=True)
+class Load:
+    """One fio job; ``mix`` is the share of reads in a mixed one."""
+
+    name: str
+    pattern: str
+    block: str
+    depth: int
+    mix: int = 50
+
+
+def run_fio(target: Path, size_bytes: int, load: Load, seconds: float) -> dict[str, Any]:
+    """fio's own result of one job on the file or device ``target``."""
+    argv = fio_arguments(target, size_bytes, load, seconds)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, timeout=seconds + _FIO_SLACK_SECONDS, check=True
+    )
+    job: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return job
+
+
+def fio_arguments(target: Path, size_bytes: int, load: Load, seconds: float) -> Sequence[str]:
+    return [
+        "fio", "--output-format=json", "--name=bench", f"--filename={target}",
+        f"--size={size_bytes}", "--direct=1", "--ioengine=libaio", f"--rw={load.pattern}",
+        f"--bs={load.block}", f"--iodepth={load.depth}", f"--rwmixread={load.mix}",
+        "--time_based", f"--runtime={seconds}", "--ramp_time=0.5", "--randrepeat=0",
+        "--norandommap", "--group_reporting", "--thread",
+    ]  # fmt: skip
+
+
+def fill(target: Path, size_bytes: int) -> None:
+    """Write all of ``target`` once, in large direct writes: every block of it then exists."""
+    subprocess.run(
+        ["fio", "--output-format=json", "--name=fill", f"--filename={target}",
+         f"--size={size_bytes}", "--direct=1", "--ioengine=libaio", "--rw=write", "--bs=1M",
+         "--iodepth=8", "--end_fsync=1", "--thread"],
+        capture_output=True, timeout=600, check=True,
+    )  # fmt: skip
