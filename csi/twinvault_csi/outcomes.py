@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from twinvault_core import conditions, reasons
 from twinvault_core.conditions import Condition
-from twinvault_core.errors import ErrorCode, TwinvaultError
+from twinvault_core.errors import ErrorCode, OutOfRangeError, TwinvaultError
 from twinvault_core.model import Phase, Snapshot, Volume
 
 PLACEMENT_CODES: Final[Mapping[str, ErrorCode]] = {
@@ -66,7 +66,7 @@ def decide_expanded(volume: Volume, size_bytes: int) -> bool:
     progress = current_condition(volume.conditions, conditions.PROGRESSING, volume.meta.generation)
     if progress is not None and progress.status is False:
         if progress.reason == reasons.NO_CAPACITY:
-            raise TwinvaultError(progress.message, ErrorCode.OUT_OF_RANGE)
+            raise OutOfRangeError(progress.message)
         if progress.reason == reasons.REPLICA_FAILED:
             raise TwinvaultError(progress.message, ErrorCode.UNAVAILABLE)
     return False

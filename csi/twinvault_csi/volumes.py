@@ -204,7 +204,33 @@ class Volumes:
             return decide_expanded(Volume.parse(obj), size)
 
         left = deadline - time.monotonic()
-        return Volume.parse(await self._wait(volume_id, done, left, f"{volume_id} to grow"))
+        try:
+            return Volume.parse(await self._wait(volume_id, done, left, f"{volume_id} to grow"))
+        except OutOfRangeError:
+            await self._take_growth_back(volume_id)
+            raise
+
+    async def _take_growth_back(self, volume_id: str) -> None:
+        """So that the caller can come with a smaller size. Best effort: a retry does it again.
+
+        1. What we knew of the pool was older than what the operator knows: there is no room.
+        2. Meanwhile room may come and the volume grow: then the compare-and-swap is lost, or the
+           schema refuses to go below the size that was made.
+        """
+        last = self._objects.volumes.store.get(volume_id)
+        volume = Volume.parse(last) if last else None
+        if volume is None or not 0 < volume.status_size_bytes < volume.size_bytes:
+            return
+        patch = {"spec": {"sizeBytes": volume.status_size_bytes}}
+        version = volume.meta.resource_version
+        try:
+            obj = await self._objects.client.patch(
+                VOLUMES, volume_id, patch, resource_version=version
+            )
+        except TwinvaultError as error:
+            logger.warning("growth of %s could not be taken back: %s", volume_id, error.message)
+        else:
+            self._objects.volumes.saw(obj)
 
     async def _grow_spec(self, volume: Volume, size: int) -> Volume:
         """One attempt; what the volume is afterwards. A spec never shrinks, so room is asked for

@@ -59,6 +59,19 @@ async def test_the_operators_no_ends_the_wait(driver: Driver) -> None:
     assert await code_of(expand(driver, 2 * GIB)) == (Code.OUT_OF_RANGE, "pool fast is full")
 
 
+async def test_a_growth_without_room_is_taken_back_so_that_a_smaller_one_can_be(
+    driver: Driver,
+) -> None:
+    await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
+    no = condition("Progressing", "False", "NoCapacity", "pool fast is full", generation=2)
+    driver.api.set_status(VOLUMES, "pvc-1", {"conditions": [no]})
+    driver.operator.hold = True
+    assert (await code_of(expand(driver, 4 * GIB)))[0] is Code.OUT_OF_RANGE
+    assert driver.api.objects["volumes"]["pvc-1"]["spec"]["sizeBytes"] == GIB
+    driver.operator.release()
+    assert (await expand(driver, 2 * GIB)).capacity_bytes == 2 * GIB
+
+
 async def test_an_old_no_is_not_taken_for_the_answer_to_a_new_size(driver: Driver) -> None:
     await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
     old = condition("Progressing", "False", "NoCapacity", "pool fast is full", generation=1)
