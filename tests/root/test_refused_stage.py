@@ -11,7 +11,7 @@ from twinvault_core.errors import TwinvaultError
 
 def test_a_stage_that_is_refused_for_good_leaves_nothing_attached(rig: Rig) -> None:
     rig.make_pool()
-    rig.engine.ensure_replica(volume("v"))
+    rig.engine.ensure_volume(volume("v"))
     before = rig.holdings()
     rig.kubelet.joinpath("link").symlink_to("/etc")
     request = replace(rig.stage_request("v"), staging_path=f"{rig.kubelet}/link/staging")
