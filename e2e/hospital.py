@@ -86,6 +86,9 @@ class Desk:
     def open(self, rate: float = 0) -> None:
         """Start registering; ``rate`` patients a second, 0 as fast as the database answers."""
         self._hospital.kubectl("apply", "-f", "-", stdin=json.dumps(self._pod(rate)))
+        self._hospital.kubectl(
+            "wait", f"pod/{self.name}", "--for=condition=Ready", "--timeout=60s", timeout_seconds=70
+        )
 
     def acknowledged(self) -> list[int]:
         """Every number that the database has acknowledged to this desk so far."""
