@@ -1,7 +1,7 @@
-"""A node of our own for the engine's figures: a pool on a device, volumes staged in it.
+"""Volumes for the engine's figures: in a pool of our own, or in the pool that a node has.
 
-Runs as it is, with Python and fio alone, on this machine and inside a node of the lab:
-``PYTHONPATH=.:core:engine python3 -m bench.local_io``.
+Needs Python, fio and root alone, so that it runs on this machine and inside a node of the lab:
+``PYTHONPATH=.:core:engine python3 -m bench.local_io --here``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from twinvault_engine.mountinfo import observe_mounts
 
 MIB = 1024**2
 GIB = 1024**3
-POOL = "bench"
+NODE_DATA_DIR = Path("/var/lib/twinvault")
+NODE_KUBELET_DIR = Path("/var/lib/kubelet")
+NAME_PREFIX = "twinvault-bench-"
 _FIO_SLACK_SECONDS = 180
 _CLONE_NEWNS = 0x20000
 _PRIVATE = ctypes.c_ulong(1 << 18 | 1 << 14)
@@ -35,12 +37,13 @@ _PRIVATE = ctypes.c_ulong(1 << 18 | 1 << 14)
 
 @dataclass(frozen=True)
 class Rig:
-    engine: Engine
-    root: Path
+    """``scratch`` is for logs; ``pool_root`` is the pool's own filesystem."""
 
-    @property
-    def pool_root(self) -> Path:
-        return self.root / "data/pools" / POOL
+    engine: Engine
+    pool: str
+    pool_root: Path
+    kubelet: Path
+    scratch: Path
 
     def make_volume(self, name: str, size_bytes: int, *, block: bool = False) -> Path:
         """A new staged volume: its mount point, or its device for a block volume."""
@@ -48,43 +51,69 @@ class Rig:
         fs_type = "" if block else "ext4"
         self.engine.ensure_volume(
             VolumeReplica(
-                Meta(name), name, f"uid-{name}", "bench", "bench", POOL, size_bytes,
+                Meta(name), name, f"uid-{name}", "bench", "bench", self.pool, size_bytes,
                 volume_mode=mode, fs_type=fs_type,
             )
         )  # fmt: skip
-        path = self.root / "kubelet" / name
+        path = self.kubelet / "twinvault-bench" / name
         staged = self.engine.stage(Stage(name, str(path), mode.value, fs_type))
         return Path(staged["devicePath"]) if block else path
 
     def drop_volume(self, name: str) -> None:
-        self.engine.unstage(Unstage(name, str(self.root / "kubelet" / name)))
-        self.engine.erase_volume(POOL, name, f"uid-{name}")
+        self.engine.unstage(Unstage(name, str(self.kubelet / "twinvault-bench" / name)))
+        self.engine.erase_volume(self.pool, name, f"uid-{name}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="", help="blank device for the pool (else a file's)")
-    parser.add_argument("--directory", default=None, help="where files are made")
+    parser.add_argument("--here", action="store_true", help="only this machine, no lab node")
+    parser.add_argument("--pool", default="", help="use this pool of this node, not one of our own")
+    parser.add_argument("--directory", default=None, help="where the disk of our own pool is made")
 
 
 @contextmanager
-def make_rig(device: str, directory: str | None, size_bytes: int) -> Iterator[Rig]:
-    """An engine with a pool on ``device``, or on a loop device over a file of ``size_bytes``."""
-    _own_mounts()
+def make_rig(pool: str, directory: str | None, size_bytes: int) -> Iterator[Rig]:
+    """Volumes in ``pool`` of this node, or in a new pool on a file of ``size_bytes``."""
     root = Path(tempfile.mkdtemp(prefix="twinvault-bench-", dir=directory))
+    try:
+        with _use_pool(pool, root) if pool else _own_pool(root, size_bytes) as rig:
+            yield rig
+    finally:
+        shutil.rmtree(root)
+
+
+@contextmanager
+def _use_pool(pool: str, root: Path) -> Iterator[Rig]:
+    engine = Engine(NODE_DATA_DIR, os.uname().nodename, NODE_KUBELET_DIR)
+    status = engine.observe_pool(pool)
+    if status is None or status.state is not PoolState.READY:
+        raise RuntimeError(f"pool {pool} is not ready on this node: {status}")
+    rig = Rig(engine, pool, Path(status.mount_path), NODE_KUBELET_DIR, root)
+    try:
+        yield rig
+    finally:
+        for facts in engine.list_volumes(pool):
+            if facts.volume_id.startswith(NAME_PREFIX):
+                rig.drop_volume(facts.volume_id)
+        for snapshot in engine.list_snapshots(pool):
+            if snapshot.snapshot_id.startswith(NAME_PREFIX):
+                engine.erase_snapshot(pool, snapshot.snapshot_id)
+
+
+@contextmanager
+def _own_pool(root: Path, size_bytes: int) -> Iterator[Rig]:
+    _own_mounts()
     disk = None
     try:
-        if not device:
-            (root / "disk").touch()
-            with (root / "disk").open("r+b") as file:
-                file.truncate(size_bytes)
-            disk = loop.attach(root / "disk")
+        with (root / "disk").open("wb") as file:
+            file.truncate(size_bytes)
+        disk = loop.attach(root / "disk")
         (root / "kubelet").mkdir()
         engine = Engine(root / "data", "bench", root / "kubelet")
-        path = device or (disk.path if disk else "")
-        status = engine.ensure_pool(PoolSpec(POOL, paths=(path,), reserve_percent=0), "bench")
+        spec = PoolSpec("bench", paths=(disk.path,), reserve_percent=0)
+        status = engine.ensure_pool(spec, "bench")
         if status.state is not PoolState.READY:
             raise RuntimeError(status.message)
-        yield Rig(engine, root)
+        yield Rig(engine, "bench", Path(status.mount_path), root / "kubelet", root)
     finally:
         _close(root, disk)
 
@@ -104,10 +133,9 @@ def _close(root: Path, disk: loop.LoopDevice | None) -> None:
         if device.backing_file.startswith(f"{root}/data/"):
             with suppress(Exception):
                 loop.detach(device)
-    mount.unmount(root / "data/pools" / POOL)
+    mount.unmount(root / "data/pools/bench")
     if disk is not None:
         loop.detach(disk)
-    shutil.rmtree(root)
 
 
 @dataclass(frozen=True)

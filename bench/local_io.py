@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.engine_rig import GIB, MIB, Load, add_arguments, fill, make_rig, run_fio
+from bench.engine_rig import GIB, MIB, NAME_PREFIX, Load, add_arguments, fill, make_rig, run_fio
 from bench.figures import print_figure
 
 LOADS = (
@@ -32,8 +32,10 @@ def operations_per_second(job: dict[str, Any]) -> float:
     return float(job["read"]["iops"]) + float(job["write"]["iops"])
 
 
-def measure(raw: Path, volume: Path, size_bytes: int, seconds: float, turns: int) -> list[Any]:
-    rows = []
+def measure(
+    raw: Path, volume: Path, size_bytes: int, seconds: float, turns: int
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
     for load in LOADS:
         results: dict[str, list[float]] = {"raw": [], "volume": []}
         for _ in range(turns):
@@ -51,6 +53,29 @@ def measure(raw: Path, volume: Path, size_bytes: int, seconds: float, turns: int
     return rows
 
 
+def measure_here(given: argparse.Namespace) -> list[dict[str, Any]]:
+    size = given.size_mib * MIB
+    with make_rig(given.pool, given.directory, 4 * size + GIB) as rig:
+        name = f"{NAME_PREFIX}volume"
+        raw = rig.pool_root / f"{name}.raw"
+        try:
+            volume = rig.make_volume(name, size + size // 4) / "file"
+            for target in (raw, volume):
+                fill(target, size)
+            return measure(raw, volume, size, given.seconds, given.turns)
+        finally:
+            raw.unlink(missing_ok=True)
+
+
+def collect(rows: list[dict[str, Any]], where: str) -> dict[str, Any]:
+    return {
+        "figure": {row["load"]: row["volume_iops"] for row in rows},
+        "compared_with": {row["load"]: row["raw_iops"] for row in rows},
+        "ratio": {row["load"]: row["ratio"] for row in rows},
+        "missed": [f"{where}: {row['load']}" for row in rows if not row["met"]],
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
@@ -58,23 +83,26 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--size-mib", type=int, default=512)
     given = parser.parse_args()
-    size = given.size_mib * MIB
-    with make_rig(given.device, given.directory, 4 * size + GIB) as rig:
-        raw = rig.pool_root / "raw"
-        volume = rig.make_volume("volume", size + size // 4) / "file"
-        for target in (raw, volume):
-            fill(target, size)
-        rows = measure(raw, volume, size, given.seconds, given.turns)
+    found = {"here" if given.here else "host": collect(measure_here(given), "host")}
+    if not given.here:
+        from bench.in_node import run_in_node
+
+        arguments = ("--seconds", f"{given.seconds}", "--turns", f"{given.turns}")
+        inside = run_in_node("bench.local_io", (*arguments, "--size-mib", f"{given.size_mib}"))
+        found["node"] = {
+            **{key: inside[key]["here"] for key in ("figure", "compared_with", "ratio")},
+            "missed": [text.replace("host", "node") for text in inside["details"]["missed"]],
+        }
     print_figure(
         "local_io",
-        figure={row["load"]: row["volume_iops"] for row in rows},
-        compared_with={row["load"]: row["raw_iops"] for row in rows},
-        ratio={row["load"]: row["ratio"] for row in rows},
+        figure={where: one["figure"] for where, one in found.items()},
+        compared_with={where: one["compared_with"] for where, one in found.items()},
+        ratio={where: one["ratio"] for where, one in found.items()},
         goal=f">= {GOAL_DEEP} at QD >= 16, >= {GOAL_QD1} at QD1",
         details={
-            "missed": [row["load"] for row in rows if not row["met"]],
+            "missed": [text for one in found.values() for text in one["missed"]],
             "unit": "operations a second",
-            "compared": "raw O_DIRECT file in the same XFS",
+            "compared": "raw O_DIRECT file in the pool's own XFS, turn by turn",
         },
     )
     return 0
