@@ -78,7 +78,15 @@ def make_rig(pool: str, directory: str | None, size_bytes: int) -> Iterator[Rig]
         with _use_pool(pool, root) if pool else _own_pool(root, size_bytes) as rig:
             yield rig
     finally:
-        shutil.rmtree(root)
+        _remove(root)
+
+
+def _remove(root: Path) -> None:
+    """Remove our directory; never while anything is mounted below it."""
+    mounted = [found.path for found in observe_mounts() if found.path.startswith(f"{root}/")]
+    if mounted:
+        raise RuntimeError(f"left {root}: {', '.join(mounted)} still mounted")
+    shutil.rmtree(root)
 
 
 @contextmanager

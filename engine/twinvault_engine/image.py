@@ -19,8 +19,11 @@ from .reflink import ExtentHints
 from .steps import step
 
 HINTS = ExtentHints(extent_bytes=1024**2, cow_extent_bytes=0)
-"""Measured, see docs/performance.md: large extents keep the extent count, and with it the stall
-of a snapshot, small."""
+"""Measured on an image filled by random 4 KiB writes, extents a GiB: 262,000 without a hint,
+16,400 with 64 KiB, 1,000 with 1 MiB; a snapshot stalls writes for each of them. XFS takes the
+larger of both hints for copy-on-write, so a smaller one for that would change nothing; what it
+takes too much comes back (xfs.free_preallocations).
+"""
 _BLOCK_BYTES = 512
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2

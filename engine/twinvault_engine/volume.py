@@ -7,6 +7,7 @@ not ready has never been attached, so its image may be made again.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from twinvault_core.errors import (
@@ -17,11 +18,13 @@ from twinvault_core.errors import (
     InvalidError,
     NoSpaceError,
     NotFoundError,
+    TwinvaultError,
 )
 from twinvault_core.model import VolumeMode, VolumeReplica
 from twinvault_core.sizing import BLOCK_BYTES
 
-from . import ballast, durable, image, journal, loop, trash
+from . import ballast, durable, filesystem, image, journal, loop, trash
+from .attachment import observe_attachment
 from .facts import VolumeFacts
 from .freeze import Freezer
 from .journal import DATA_FILE, Format, SnapshotRecord, VolumeRecord
@@ -29,6 +32,8 @@ from .layout import PoolDirectory
 from .mountinfo import mounts_of_device
 from .space import require_space
 from .steps import step
+
+logger = logging.getLogger(__name__)
 
 
 class Volumes:
@@ -97,6 +102,7 @@ class Volumes:
         image.grow(directory / DATA_FILE, size_bytes)
         if size_bytes > record.size_bytes:
             journal.save_volume(directory, record, size_bytes=size_bytes)
+            grow_where_mounted(directory / DATA_FILE)
 
     def erase(self, pool: PoolDirectory, volume_id: str, volume_uid: str) -> None:
         """See ``Engine.erase_volume``."""
@@ -174,6 +180,23 @@ def refuse_attached(data: Path, volume_id: str) -> None:
         f"{f' and mounted at {where}' if where else ''}; end the pod that uses it and wait for"
         " it to be unstaged"
     )
+
+
+def grow_where_mounted(data: Path) -> None:
+    """Give the pod its new space now: kubelet asks for it (``Engine.expand``) only at the next
+    sync of the pod, up to a minute and a half later. It is that call which must succeed, so a
+    failure here is only logged.
+    """
+    attached = observe_attachment(data)
+    writable = [m for m in attached.filesystem_mounts if not m.read_only] if attached else []
+    if not attached or not writable:
+        return
+    mount = writable[0]
+    try:
+        size = loop.read_size(attached.device)
+        filesystem.grow_mounted(attached.device.path, mount.path, mount.fs_type, size)
+    except TwinvaultError as error:
+        logger.warning("%s grows when kubelet asks for it: %s", mount.path, error.message)
 
 
 def observe_in(pool: PoolDirectory, directory: Path) -> VolumeFacts:

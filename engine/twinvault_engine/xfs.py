@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from . import runner
@@ -12,6 +15,9 @@ MKFS_TIMEOUT_SECONDS = 300.0
 GROW_TIMEOUT_SECONDS = 120.0
 LABEL_BYTES = 12
 _MAGIC = b"XFSB"
+_FREE_EOFBLOCKS = 0x8080583A
+_EOFBLOCKS = struct.Struct("=IIIIIIQ96x")
+_EOF_SYNC = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,19 @@ def make_volume(device: str) -> None:
         ["mkfs.xfs", "-q", "-K", "-f", "-s", "size=4096", device],
         timeout_seconds=MKFS_TIMEOUT_SECONDS,
     )
+
+
+def free_preallocations(path: Path) -> None:
+    """Give back what XFS holds ahead of copy-on-write; as it does by itself after half an hour.
+
+    With an extent size hint of 1 MiB each first write after a snapshot takes 1 MiB of which only
+    the written blocks are needed (measured: 52 MiB needed, 256 MiB taken).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _FREE_EOFBLOCKS, _EOFBLOCKS.pack(1, _EOF_SYNC, 0, 0, 0, 0, 0))
+    finally:
+        os.close(fd)
 
 
 def grow(mount_path: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.root.rig import MIB, POOL, Rig, replica
 from twinvault_core.agent_api import Unstage
 from twinvault_core.model import Source, VolumeMode
+from twinvault_engine import xfs
 from twinvault_engine.extents import plan_changed_ranges, read_extents
 
 BLOCK = 4096
@@ -144,3 +145,20 @@ def differing_blocks(one: Path, two: Path) -> set[int]:
         return {
             number for number in range(SIZE // BLOCK) if first.read(BLOCK) != second.read(BLOCK)
         }
+
+
+def test_space_held_ahead_of_copies_is_given_back_before_a_volume_is_refused(rig: Rig) -> None:
+    device = make_raw(rig)
+    chance = random.Random(7)
+    write_blocks(device, range(SIZE // BLOCK), chance, True)
+    rig.engine.ensure_snapshot(POOL, "one", "raw", "uid-raw")
+    before = _free_bytes(rig)
+    write_blocks(device, range(0, SIZE // BLOCK, 256), chance, True)
+    assert before - _free_bytes(rig) > SIZE // 2
+    xfs.free_preallocations(rig.pool_root)
+    assert before - _free_bytes(rig) < SIZE // 8
+
+
+def _free_bytes(rig: Rig) -> int:
+    usage = os.statvfs(rig.pool_root)
+    return usage.f_bfree * usage.f_frsize
