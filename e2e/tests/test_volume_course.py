@@ -107,7 +107,8 @@ def test_raw_block_volume_keeps_what_was_written_and_grows(namespace: Namespace)
     )
 
     def grown() -> tuple[bool, str]:
-        size = namespace.shell("reader", f"blockdev --getsize64 {DEVICE_PATH}").strip()
+        seek = f"import os; print(os.lseek(os.open('{DEVICE_PATH}', os.O_RDONLY), 0, os.SEEK_END))"
+        size = namespace.shell("reader", f'python3 -c "{seek}"').strip()
         return int(size) >= 512 * 1024**2, f"{size} bytes"
 
     wait_seen("the block device to grow", grown, timeout_seconds=120)
