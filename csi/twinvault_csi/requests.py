@@ -108,7 +108,11 @@ class VolumeRequest:
             fs_type = fs_type or parameters.fs_type
         capacity = request.capacity_range
         sizing.choose_volume_size(capacity.required_bytes, capacity.limit_bytes, fs_type or None)
-        requisite, preferred = parse_requirement(request.accessibility_requirements, clusters)
+        requisite, preferred = parse_requirement(
+            request.accessibility_requirements,
+            clusters,
+            has_source=request.HasField("volume_content_source"),
+        )
         return cls(
             name=name,
             required_bytes=capacity.required_bytes,

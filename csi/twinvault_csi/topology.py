@@ -43,9 +43,14 @@ def _collect(terms: Iterable[csi_pb2.Topology], clusters: Clusters) -> tuple[str
 
 
 def parse_requirement(
-    requirement: csi_pb2.TopologyRequirement, clusters: Clusters
+    requirement: csi_pb2.TopologyRequirement, clusters: Clusters, *, has_source: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Nodes that are allowed (empty: all) and nodes to try first, in order.
+
+    The first preferred segment is where the scheduler wants the pod, and a blank volume is made
+    only there: were its pool full in this very moment, a volume elsewhere would bind a pod to a
+    site that it may not run at; an error instead lets the scheduler choose again. A copy has to
+    be where its source is, whatever the scheduler wants.
 
     NoSpaceError when none of the requisite segments has a node that stores data.
     """
@@ -60,6 +65,8 @@ def parse_requirement(
             f"no node that stores data is in the required topology ({wanted});"
             " check the nodeSelector of the StorageClusters"
         )
+    if requirement.preferred and not has_source:
+        requisite = _collect(requirement.preferred[:1], clusters) or requisite
     if set(requisite) == set(clusters):
         requisite = ()
     if len(requisite) > MAX_NODES:

@@ -362,6 +362,20 @@ async def test_a_retry_succeeds_although_its_source_is_gone_by_then(driver: Driv
     assert answer.volume.volume_id == "pvc-2"
 
 
+async def test_blank_volume_is_made_only_where_the_scheduler_wants_the_pod(driver: Driver) -> None:
+    wanted = on_nodes("node-b", "node-a")
+    request = create_request("pvc-1", accessibility_requirements=wanted)
+    await driver.controller.CreateVolume(request, timeout=20)
+    spec = driver.api.objects["volumes"]["pvc-1"]["spec"]
+    assert spec["accessibility"]["requisite"] == ["node-b"]
+    copy = create_request(
+        "pvc-2", accessibility_requirements=wanted, volume_content_source=from_volume("pvc-1")
+    )
+    await driver.controller.CreateVolume(copy, timeout=20)
+    spec = driver.api.objects["volumes"]["pvc-2"]["spec"]
+    assert "node-a" in (spec.get("accessibility") or {}).get("requisite", ["node-a"])
+
+
 async def test_topology_becomes_nodes_and_preference_keeps_its_order(driver: Driver) -> None:
     request = create_request("pvc-1", accessibility_requirements=on_nodes("node-b"))
     answer = await driver.controller.CreateVolume(request, timeout=20)
