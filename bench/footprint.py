@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from bench.figures import print_figure
 from e2e.lab.api import Lab
@@ -67,7 +68,7 @@ def main() -> int:
     time.sleep(IDLE_SECONDS)
     after = observe_processes(lab)
     seconds = time.monotonic() - begun
-    rows = []
+    rows: list[dict[str, Any]] = []
     for sample in after:
         earlier = before.get((sample.node, sample.pid))
         if earlier is not None:

@@ -137,7 +137,7 @@ def _go_version() -> str:
         return run(["go", "version"], timeout_seconds=30, cwd=MODULE).strip()
     except CommandError as error:
         raise BinariesError(
-            "Go is missing: install Go 1.26 or newer (go.dev/dl) and put it on the PATH"
+            "Go is missing: install Go 1.26 or newer and put it on the PATH"
         ) from error
 
 

@@ -19,7 +19,9 @@ _PACKAGES = {
     "mmdebstrap": "mmdebstrap",
     "nft": "nftables",
     "nsenter": "util-linux",
+    "mkfs.btrfs": "btrfs-progs",
     "openssl": "openssl",
+    "shellcheck": "shellcheck",
     "tc": "iproute2",
 }
 _INSTALL_TIMEOUT_SECONDS = 600
@@ -34,7 +36,7 @@ def ensure_host() -> None:
     if os.geteuid() != 0:
         raise HostError("the lab makes namespaces and mounts: run it as root")
     if shutil.which("go") is None:
-        raise HostError("Go is missing: install Go 1.26 or newer (go.dev/dl), put it on the PATH")
+        raise HostError("Go is missing: install Go 1.26 or newer and put it on the PATH")
     packages = observe_missing_packages()
     if not packages:
         return

@@ -38,6 +38,7 @@ mount -t mqueue mqueue /dev/mqueue
 # remembers that they were absent.
 mkdir -p /run/host
 mount -t hostfs -o ro,hostfs=/lab hostfs /run/host
+# shellcheck source=/dev/null
 . /run/host/node.env
 
 # 2. Modules that programs use without loading them.
