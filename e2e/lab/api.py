@@ -9,10 +9,11 @@ lab.link("east", "west").cut()
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from e2e.lab import admin, faults, node, sites
+from e2e.lab import admin, faults, node, process, sites
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import run
 from e2e.lab.config import Location, Node, Settings
@@ -73,6 +74,18 @@ class LabSite:
 
     def start(self) -> None:
         sites.site_start(self.settings, self.location)
+
+    def freeze_api_server(self) -> None:
+        """It takes connections and answers nothing, until thawed."""
+        self._signal_api_server(signal.SIGSTOP)
+
+    def thaw_api_server(self) -> None:
+        self._signal_api_server(signal.SIGCONT)
+
+    def _signal_api_server(self, number: signal.Signals) -> None:
+        directory = self.settings.location_dir(self.location)
+        if not process.signal("kube-apiserver", directory, number):
+            raise LabError(f"no API server runs at {self.location.name}")
 
 
 @dataclass(frozen=True)
