@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from twinvault_kube.lease import LeaseKeeper
 
@@ -19,7 +20,10 @@ AGENTS_SECONDS = 1.0
 
 
 class Leadership:
-    """``leading`` follows the Lease at once; the queue is filled anew at each start of a lead."""
+    """``leading`` follows the Lease at once; the queue is filled anew at each start of a lead.
+
+    ``current``: whether the stores are kept current by now; there is no lead before that.
+    """
 
     def __init__(
         self,
@@ -28,9 +32,11 @@ class Leadership:
         queue: WorkQueue,
         triggers: Triggers,
         liveness: Liveness,
+        current: Callable[[], bool] = lambda: True,
     ) -> None:
         self._keeper, self._world = keeper, world
         self._queue, self._triggers, self._liveness = queue, triggers, liveness
+        self._current = current
         self._led = False
 
     def leading(self) -> bool:
@@ -49,7 +55,7 @@ class Leadership:
         turns = 0
         while True:
             held = self._keeper.held
-            if held and not self._led:
+            if held and not self._led and self._current():
                 self._start()
             if self.leading() and turns % round(AGENTS_SECONDS / POLL_SECONDS) == 0:
                 for node in self._liveness.find_changes(self._world.node_names()):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import kopf
 
+from twinvault_core.actions import STORAGE_NODE, VOLUME_REPLICA
 from twinvault_core.errors import TwinvaultError
 from twinvault_core.model import Snapshot, Volume
 from twinvault_core.placement import candidate_available_bytes
@@ -25,6 +26,7 @@ from twinvault_kube.logs import configure_logging
 from .announcer import Announcer
 from .applier import Applier
 from .config import LEADER_LEASE, Config
+from .feeds import Feed
 from .leadership import Leadership
 from .liveness import AgentState, Liveness
 from .metrics import Metrics
@@ -34,13 +36,17 @@ from .sweep import Sweeper
 from .triggers import Triggers
 from .watches import make_registry, make_settings, quiet_logs
 from .work_queue import WorkQueue
-from .world import World
+from .world import NODE, World
 
 logger = logging.getLogger(__name__)
 
 STUCK_SECONDS = 60.0
-QUIET_SECONDS = 3.0
+QUIET_SECONDS = 1.0
+EVENTS_WAIT_SECONDS = 15.0
+"""An Event waits for a quiet second, so that a burst of volumes is not slowed, but not for ever."""
 EVENT_PAUSE_SECONDS = 0.02
+FED = (VOLUME_REPLICA, STORAGE_NODE, NODE)
+"""Kinds without a handler of their own: see feeds.py. All others are kopf's."""
 
 
 class Operator:
@@ -53,7 +59,10 @@ class Operator:
         self.world = World(self.liveness)
         self.queue = WorkQueue()
         self.triggers = Triggers(self.world, self.queue)
-        self._sweeper = Sweeper(client, self.world.stores, config.sweep_seconds)
+        stores = self.world.stores
+        self._feeds = [Feed(client, stores[kind]) for kind in FED]
+        self._handled = {kind: store for kind, store in stores.items() if kind not in FED}
+        self._sweeper = Sweeper(client, self._handled, config.sweep_seconds)
         self._leases = Informer(
             client, LEASES, namespace=config.namespace, on_change=self._observe_lease
         )
@@ -65,7 +74,12 @@ class Operator:
             renew_seconds=config.lease_renew_seconds,
         )
         self.leadership = Leadership(
-            self._keeper, self.world, self.queue, self.triggers, self.liveness
+            self._keeper,
+            self.world,
+            self.queue,
+            self.triggers,
+            self.liveness,
+            lambda: self._current,
         )
         recorder = EventRecorder(client, EventSource("twinvault-operator", config.identity))
         self._announcer = Announcer(recorder, self.metrics, pause=self._quiet_moment)
@@ -79,7 +93,7 @@ class Operator:
             ready=lambda: "" if self._filled else "the first lists are not complete",
             before_scrape=self._fill_gauges,
         )
-        self._filled = False
+        self._filled = self._current = False
         self._beat = time.monotonic()
         self._stopping = asyncio.Event()
 
@@ -100,24 +114,42 @@ class Operator:
             await self._keeper.release()
 
     async def _work_forever(self) -> None:
-        """1. Lists, so that the stores are whole. 2. Watches. 3. The lead, and with it writes."""
+        """1. Lists, so that missing CRDs and roles are told. 2. The Lease. 3. As its holder:
+        watches, and when the stores are current, the lead, and with it writes.
+        """
         await self._sweeper.fill()
         self._filled = True
         logger.info("the first lists are complete: %d volumes", len(self.world.volumes))
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._leases.run())
             group.create_task(self._keeper.run())
             group.create_task(self.leadership.run())
-            group.create_task(self._sweeper.run())
             group.create_task(self._announcer.run())
             group.create_task(self._keep_beating())
             for _ in range(self._config.workers):
                 group.create_task(self.queue.work(self.reconciler.handle))
-            group.create_task(self._watch())
+            await self._keeper.wait_held()
+            await self._start_watching(group)
+
+    async def _start_watching(self, group: asyncio.TaskGroup) -> None:
+        """Only who takes the Lease watches: a standby costs next to nothing.
+
+        1. Every watch starts; kopf's list anew whatever ours miss.
+        2. What changed, and what vanished, while we stood by comes in with a list of every kind.
+        3. Only then there is a lead. When it is lost the watches stay, and the next one is quick.
+        """
+        group.create_task(self._leases.run())
+        for feed in self._feeds:
+            group.create_task(feed.run())
+        group.create_task(self._watch())
+        await self._sweeper.fill()
+        for feed in self._feeds:
+            await feed.wait_synced()
+        self._current = True
+        group.create_task(self._sweeper.run())
 
     async def _watch(self) -> None:
         """kopf, until cancelled; its own end (a watch that is refused) ends the process."""
-        registry = make_registry(self.world.stores, self._sweeper.ask)
+        registry = make_registry(self._handled, self._sweeper.ask)
         before = asyncio.all_tasks()
         tasks = await kopf.spawn_tasks(
             registry=registry, settings=make_settings(), clusterwide=True, standalone=True
@@ -130,7 +162,7 @@ class Operator:
         if not self._announcer.waiting:
             await asyncio.sleep(0.25)
             return
-        await self.queue.wait_idle(QUIET_SECONDS)
+        await self.queue.wait_quiet(QUIET_SECONDS, EVENTS_WAIT_SECONDS)
         await asyncio.sleep(EVENT_PAUSE_SECONDS)
 
     async def _keep_beating(self) -> None:
@@ -151,6 +183,8 @@ class Operator:
         metrics, world = self.metrics, self.world
         metrics.queue_depth.set(self.queue.depth)
         metrics.leader.set(1 if self.leadership.leading() else 0)
+        if not self._current:
+            return
         _count(metrics, world.volumes.values(), world.snapshots.values())
         for node in world.node_names():
             alive = self.liveness.state(node) is AgentState.ALIVE

@@ -68,13 +68,19 @@ class Store(Generic[T]):
         names = self._indexes[index].get(key, ())
         return [self._entries[name].value for name in sorted(names)]
 
+    def knows(self, obj: Mapping[str, Any]) -> bool:
+        """Whether this version, a newer one or the end of the object was taken in before."""
+        meta = obj["metadata"]
+        known = self._entries.get(meta["name"])
+        stale = known is not None and int(meta["resourceVersion"]) <= known.version
+        return stale or meta.get("uid", "") in self._dead
+
     def put(self, obj: Mapping[str, Any]) -> None:
         """Take in one version of an object, from wherever it comes."""
+        if self.knows(obj):
+            return
         meta = obj["metadata"]
         name, uid, version = meta["name"], meta.get("uid", ""), int(meta["resourceVersion"])
-        known = self._entries.get(name)
-        if uid in self._dead or (known and version <= known.version):
-            return
         try:
             value = self._parse(dict(obj))
         except (KeyError, ValueError, TypeError) as error:

@@ -38,7 +38,7 @@ class Sweeper:
         self._wake.set()
 
     async def fill(self) -> None:
-        """The first list of every kind; tries until the API server and the CRDs are there."""
+        """A list of every kind; tries until the API server and the CRDs are there."""
         backoff = Backoff()
         for kind in self._stores:
             while True:

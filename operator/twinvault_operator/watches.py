@@ -1,4 +1,4 @@
-"""kopf's part: it watches our kinds and the nodes, and hands every event to the stores.
+"""kopf's part: it watches the kinds that are handled, and hands every event to the stores.
 
 Only low-level ``on.event`` handlers are used, so kopf writes nothing: no annotations, no
 finalizers, no peering, no Events. What it does not tell is a deletion that happened while its
@@ -86,9 +86,18 @@ def _watch(
         if event["type"] is None:
             listed(kind)
 
+    def is_news(event: kopf.RawEvent, **_: Any) -> bool:
+        """Most events only tell what our own writes answered already."""
+        return event["type"] in (None, "DELETED") or not store.knows(event["object"])
+
     resource = store.kind
     kopf.on.event(
-        resource.group, resource.version, resource.plural, id=kind.lower(), registry=registry
+        resource.group,
+        resource.version,
+        resource.plural,
+        id=kind.lower(),
+        registry=registry,
+        when=is_news,
     )(feed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class WorkQueue:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._last_work = float("-inf")
 
     @property
     def depth(self) -> int:
@@ -80,9 +82,16 @@ class WorkQueue:
 
     async def wait_idle(self, timeout_seconds: float) -> None:
         """Until nothing is due, but not longer than that."""
+        await self.wait_quiet(0.0, timeout_seconds)
+
+    async def wait_quiet(self, quiet_seconds: float, timeout_seconds: float) -> None:
+        """Until nothing was due for that long, but not longer than the timeout."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 await self._idle.wait()
+                while (missing := self._last_work + quiet_seconds - time.monotonic()) > 0:
+                    await asyncio.sleep(missing)
+                    await self._idle.wait()
         except TimeoutError:
             return
 
@@ -119,3 +128,4 @@ class WorkQueue:
     def _tell_idle(self) -> None:
         if not self._ready and not self._active:
             self._idle.set()
+            self._last_work = time.monotonic()

@@ -24,13 +24,14 @@ class _Rig:
         spec = {"sizeBytes": 4096, "pool": "fast"}
         api.create("volumes", {"metadata": {"name": "v"}, "spec": spec})
         self.operator = ModelOperator(api, [0.0])
-        self.keeper = _Keeper()
+        self.keeper, self.current = _Keeper(), True
         self.lead = Leadership(
             cast(LeaseKeeper, self.keeper),
             self.operator.world,
             self.operator.queue,
             self.operator.triggers,
             self.operator.liveness,
+            lambda: self.current,
         )
 
     async def turn(self) -> None:
@@ -58,6 +59,16 @@ async def test_a_new_leader_looks_at_everything() -> None:
         await rig.turn()
         assert rig.lead.leading()
         assert Key("Volume", "v") in rig.operator.queue.due
+
+
+async def test_no_lead_starts_on_stores_that_nobody_kept_current() -> None:
+    async with _running() as rig:
+        rig.current, rig.keeper.held = False, True
+        await rig.turn()
+        assert not rig.lead.leading()
+        rig.current = True
+        await rig.turn()
+        assert rig.lead.leading()
 
 
 async def test_a_lost_lease_stops_writes_at_once() -> None:

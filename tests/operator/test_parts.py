@@ -169,6 +169,24 @@ async def test_a_key_is_never_worked_on_twice_at_once_and_never_forgotten() -> N
     assert (most, done) == (1, 2)
 
 
+async def test_quiet_comes_only_when_work_has_stayed_away() -> None:
+    queue = WorkQueue()
+    await queue.wait_quiet(60.0, 5)  # nothing was ever due
+
+    async def handle(_: Key) -> bool:
+        return True
+
+    task = asyncio.create_task(queue.work(handle))
+    queue.add(Key("Volume", "v"))
+    await queue.wait_idle(5)
+    quiet = asyncio.create_task(queue.wait_quiet(60.0, 60.0))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not quiet.done()
+    for one in (task, quiet):
+        one.cancel()
+
+
 async def test_a_failure_comes_back_later_and_a_clear_forgets_it() -> None:
     queue, tries = WorkQueue(), 0
 
