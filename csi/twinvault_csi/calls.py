@@ -37,7 +37,10 @@ Observe = Callable[[str, str, float], None]
 _ID_FIELDS = ("name", "volume_id", "snapshot_id", "source_volume_id", "node_id")
 # protoc writes no better type for an extension.
 _SECRET: Any = csi_pb2.csi_secret
-_QUIET = frozenset({"Probe", "GetPluginInfo", "GetPluginCapabilities", "NodeGetVolumeStats"})
+# Asked all the time. The provisioner asks GetCapacity for each class and node after each volume.
+_QUIET = frozenset(
+    {"Probe", "GetPluginInfo", "GetPluginCapabilities", "GetCapacity", "NodeGetVolumeStats"}
+)
 _QUIET_SUFFIX = "GetCapabilities"
 
 
@@ -124,12 +127,14 @@ class CallInterceptor(Interceptor):
         level = logging.DEBUG if quiet else logging.INFO if code == "OK" else logging.WARNING
         if not logger.isEnabledFor(level):
             return
-        fields = describe_request(request)
-        extra: dict[str, Any] = {key: fields[key] for key in _ID_FIELDS if key in fields}
+        # None of the fields that name something is a secret.
+        extra: dict[str, Any] = {
+            key: value for key in _ID_FIELDS if (value := getattr(request, key, ""))
+        }
         # "name" is an attribute of every log record.
         if "name" in extra:
             extra["caller_name"] = extra.pop("name")
         if logger.isEnabledFor(logging.DEBUG):
-            extra["request"] = fields
+            extra["request"] = describe_request(request)
         extra |= {"method": method, "code": code, "seconds": round(seconds, 4)}
         logger.log(level, "%s %s%s", method, code, f": {message}" if message else "", extra=extra)

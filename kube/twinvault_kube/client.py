@@ -1,40 +1,26 @@
-"""Calls to the Kubernetes API: plain JSON objects in, plain JSON objects out, typed errors.
-
-Configuration, credentials (rotated tokens too) and TLS are lightkube's; every call has a deadline.
-"""
+"""Calls to the Kubernetes API: plain JSON objects in, plain JSON objects out, typed errors."""
 
 from __future__ import annotations
 
-import json
-import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Any, Self
+from urllib.parse import urlencode
 
-import httpx2
-from lightkube.config import client_adapter
-from lightkube.config.kubeconfig import KubeConfig
+import msgspec
 
-from twinvault_core.errors import TwinvaultError, UnavailableError
+from twinvault_core.errors import UnavailableError
 
+from .config import observe_config
 from .errors import error_from_status
 from .kinds import Kind
+from .transport import HttpTransport, Transport, error_of
 
 Json = dict[str, Any]
 
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 LIST_PAGE = 500
-
-_LIMITS = httpx2.Limits(max_connections=32, max_keepalive_connections=16, keepalive_expiry=60.0)
-# A site's power cut takes its API server without a word: an idle watch hears of it by keepalive
-# after 5 + 3 x 2 s, a call in flight by the user timeout, instead of minutes later.
-_SOCKET_OPTIONS = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
-]
 
 
 class KubeClient:
@@ -45,35 +31,18 @@ class KubeClient:
     UnavailableError (no answer, 429, 5xx).
     """
 
-    def __init__(self, http: httpx2.AsyncClient, *, timeout_seconds: float = 10.0) -> None:
-        self._http = http
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     @classmethod
     def from_environment(cls, *, user_agent: str, timeout_seconds: float = 10.0) -> Self:
         """In a pod from its service account, elsewhere from $KUBECONFIG or ~/.kube/config."""
-        config = KubeConfig.from_env().get()
-        if config is None or config.user is None:
-            raise UnavailableError(
-                "no service account and no kubeconfig with a user: set KUBECONFIG"
-            )
-        verify = client_adapter.verify_cluster(
-            config.cluster, config.user, config.abs_file, trust_env=False
+        return cls(
+            HttpTransport(observe_config(), user_agent=user_agent, timeout_seconds=timeout_seconds)
         )
-        http = httpx2.AsyncClient(
-            base_url=config.cluster.server,
-            auth=client_adapter.user_auth(config.user),
-            transport=httpx2.AsyncHTTPTransport(
-                verify=verify, trust_env=False, limits=_LIMITS, socket_options=_SOCKET_OPTIONS
-            ),
-            timeout=httpx2.Timeout(timeout_seconds),
-            headers={"User-Agent": user_agent},
-            trust_env=False,
-        )
-        return cls(http, timeout_seconds=timeout_seconds)
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._transport.close()
 
     async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Json:
         return await self._call("GET", kind.path(namespace, name))
@@ -89,7 +58,6 @@ class KubeClient:
         """All objects that match the selectors, and the resourceVersion of the list."""
         items: list[Json] = []
         params = {"labelSelector": labels, "fieldSelector": fields, "limit": str(LIST_PAGE)}
-        params = {key: value for key, value in params.items() if value}
         while True:
             page = await self._call("GET", kind.path(namespace), params=params)
             items.extend(page.get("items") or ())
@@ -212,21 +180,12 @@ class KubeClient:
             "labelSelector": labels,
             "fieldSelector": fields,
         }
-        params = {key: value for key, value in params.items() if value}
         # A dead link is told by keepalive; nothing may come for long where nothing changes.
-        timeout = httpx2.Timeout(self._timeout_seconds, read=window_seconds + 15.0)
-        try:
-            async with self._http.stream(
-                "GET", kind.path(namespace), params=params, timeout=timeout
-            ) as answer:
-                if answer.status_code >= 400:
-                    await answer.aread()
-                    raise _error_of(answer)
-                async for line in answer.aiter_lines():
-                    if line:
-                        yield _parse_event(line)
-        except httpx2.HTTPError as error:
-            raise _unavailable(error, f"watching {kind.plural}") from error
+        target = _format_target(kind.path(namespace), params)
+        pieces = self._transport.stream(target, window_seconds + 15.0)
+        async with aclosing(_split_lines(pieces)) as lines:
+            async for line in lines:
+                yield _parse_event(line)
 
     async def _call(
         self,
@@ -237,39 +196,45 @@ class KubeClient:
         params: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        content = None if body is None else json.dumps(body).encode()
+        content = None if body is None else msgspec.json.encode(body)
         headers = {"Content-Type": content_type} if content is not None else {}
-        try:
-            answer = await self._http.request(
-                method, path, content=content, params=params, headers=headers
-            )
-        except httpx2.HTTPError as error:
-            raise _unavailable(error, f"{method} {path}") from error
-        if answer.status_code >= 400:
-            raise _error_of(answer)
-        decoded: Json = json.loads(answer.content)
+        answer = await self._transport.request(
+            method, _format_target(path, params or {}), headers, content
+        )
+        if answer.status >= 300:
+            raise error_of(answer)
+        decoded: Json = _decode(answer.body)
         return decoded
 
 
-def _unavailable(error: Exception, what: str) -> UnavailableError:
-    return UnavailableError(
-        f"no answer from the API server to {what}: {type(error).__name__} {error}"
-    )
+def _format_target(path: str, params: Mapping[str, str]) -> str:
+    wanted = {key: value for key, value in params.items() if value}
+    return f"{path}?{urlencode(wanted)}" if wanted else path
 
 
-def _error_of(answer: httpx2.Response) -> TwinvaultError:
+async def _split_lines(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Whole lines of the pieces of a stream; a last line that was cut off is no event."""
+    begun: list[bytes] = []
+    async with aclosing(pieces):
+        async for piece in pieces:
+            first, *others = piece.split(b"\n")
+            begun.append(first)
+            for other in others:
+                line = b"".join(begun)
+                if line:
+                    yield line
+                begun = [other]
+
+
+def _decode(text: bytes) -> Any:
     try:
-        status = json.loads(answer.content)
-    except ValueError:
-        status = {}
-    if not isinstance(status, dict):
-        status = {}
-    message = str(status.get("message") or answer.reason_phrase)
-    return error_from_status(answer.status_code, str(status.get("reason") or ""), message)
+        return msgspec.json.decode(text)
+    except ValueError as error:
+        raise UnavailableError(f"the API server's answer is not JSON: {error}") from error
 
 
-def _parse_event(line: str) -> tuple[str, Json]:
-    event = json.loads(line)
+def _parse_event(line: bytes) -> tuple[str, Json]:
+    event = _decode(line)
     obj: Json = event["object"]
     if event["type"] == "ERROR":
         raise error_from_status(

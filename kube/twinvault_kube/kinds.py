@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from twinvault_core.names import GROUP, VERSION
 
@@ -32,7 +33,8 @@ class Kind:
             raise ValueError(f"{self.kind} {name} needs a namespace")
         parts.append(self.plural)
         if name is not None:
-            parts.append(name)
+            # A name from outside stays one part of the path, whatever is in it.
+            parts.append(quote(name, safe=""))
         return "/".join(parts)
 
 

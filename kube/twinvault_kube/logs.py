@@ -35,6 +35,3 @@ def configure_logging() -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get("TWINVAULT_LOG_LEVEL", "INFO").upper())
-    # Each request at INFO would drown everything else and says nothing that a metric does not.
-    for noisy in ("httpx2", "httpcore2", "httpx", "httpcore"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

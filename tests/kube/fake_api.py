@@ -1,4 +1,5 @@
-"""The API server's rules in memory, behind the real client's HTTP: versions, watches, finalizers.
+"""The API server's rules in memory, as a transport of the real client: versions, watches,
+finalizers.
 
 A stand-in for unit tests only; tests/api asks a real API server the same questions.
 """
@@ -9,13 +10,13 @@ import asyncio
 import copy
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
-import httpx2
-
+from twinvault_core.errors import UnavailableError
 from twinvault_kube.client import KubeClient
+from twinvault_kube.transport import Answer, error_of
 
 Json = dict[str, Any]
 
@@ -39,15 +40,6 @@ def _lookup(obj: Json, path: str) -> Any:
     return obj
 
 
-class _Stream(httpx2.AsyncByteStream):
-    def __init__(self, lines: AsyncIterator[bytes]) -> None:
-        self._lines = lines
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for line in self._lines:
-            yield line
-
-
 class FakeApi:
     """``objects`` by (collection path, name). ``requests`` is every call as "METHOD path".
 
@@ -66,9 +58,10 @@ class FakeApi:
         self.forgotten_before = 0
 
     def client(self) -> KubeClient:
-        transport = httpx2.MockTransport(self._serve)
-        http = httpx2.AsyncClient(transport=transport, base_url="http://api.test")
-        return KubeClient(http, timeout_seconds=5.0)
+        return KubeClient(self)
+
+    async def close(self) -> None:
+        """Of the client; what is stored stays."""
 
     def writes(self) -> list[str]:
         return [line for line in self.requests if not line.startswith("GET ")]
@@ -124,20 +117,33 @@ class FakeApi:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _serve(self, request: httpx2.Request) -> httpx2.Response:
-        if self.down:
-            raise httpx2.ConnectError("connection refused", request=request)
-        path = request.url.path
-        self.requests.append(f"{request.method} {path}")
-        query = {k: v[0] for k, v in parse_qs(request.url.query.decode()).items()}
-        body = json.loads(request.content) if request.content else {}
-        if self.trouble and (answer := self.trouble(request.method, path, body)):
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        path, query, sent = self._receive(method, target, body)
+        if self.trouble and (answer := self.trouble(method, path, sent)):
             return _status(*answer, "told to")
-        if query.get("watch"):
-            return self._watch(path, query)
         status = path.endswith("/status")
         collection, name = self._split(path.removesuffix("/status"))
-        return await self._answer(request.method, collection, name, status, body, query)
+        return await self._answer(method, collection, name, status, sent, query)
+
+    async def stream(self, target: str, idle_seconds: float) -> AsyncGenerator[bytes]:
+        path, query, _ = self._receive("GET", target, None)
+        if self.trouble and (answer := self.trouble("GET", path, {})):
+            raise error_of(_status(*answer, "told to"))
+        since = int(query["resourceVersion"])
+        if since < self.forgotten_before:
+            raise error_of(_status(410, "Expired", "too old"))
+        async for line in self._events(path, query, since):
+            yield line
+
+    def _receive(self, method: str, target: str, body: bytes | None) -> tuple[str, Json, Json]:
+        if self.down:
+            raise UnavailableError("no answer from the API server: connection refused")
+        parts = urlsplit(target)
+        self.requests.append(f"{method} {parts.path}")
+        query = {k: v[0] for k, v in parse_qs(parts.query).items()}
+        return parts.path, query, json.loads(body) if body else {}
 
     def _split(self, path: str) -> tuple[str, str]:
         parts = path.strip("/").split("/")
@@ -149,29 +155,29 @@ class FakeApi:
 
     async def _answer(
         self, method: str, collection: str, name: str, status: bool, body: Json, query: Json
-    ) -> httpx2.Response:
+    ) -> Answer:
         if method == "GET" and not name:
             return self._list(collection, query)
         if method == "POST":
             if (collection, body["metadata"]["name"]) in self.objects:
                 return _status(409, "AlreadyExists", "it exists")
-            return httpx2.Response(201, json=await self.put(collection, body))
+            return _answer(201, await self.put(collection, body))
         known = self.objects.get((collection, name))
         if known is None:
             return _status(404, "NotFound", f"{name} not found")
         if method == "GET":
-            return httpx2.Response(200, json=known)
+            return _answer(200, known)
         if method == "DELETE":
             uid = (body.get("preconditions") or {}).get("uid")
             if uid and uid != known["metadata"]["uid"]:
                 return _status(409, "Conflict", "another uid")
             await self.delete(collection, name)
-            return httpx2.Response(200, json={})
+            return _answer(200, {})
         return await self._write(method, collection, known, status, body)
 
     async def _write(
         self, method: str, collection: str, known: Json, status: bool, body: Json
-    ) -> httpx2.Response:
+    ) -> Answer:
         meta = body.get("metadata") or {}
         for guard in ("resourceVersion", "uid"):
             if meta.get(guard) and meta[guard] != known["metadata"].get(guard):
@@ -186,12 +192,12 @@ class FakeApi:
         if {**after, "metadata": None} == {**known, "metadata": None} and after["metadata"].get(
             "finalizers"
         ) == known["metadata"].get("finalizers"):
-            return httpx2.Response(200, json=known)
+            return _answer(200, known)
         after = copy.deepcopy(after)
         after["metadata"]["generation"] = known["metadata"].get("generation", 1) + (
             after.get("spec") != known.get("spec")
         )
-        return httpx2.Response(200, json=await self._store(collection, after, "MODIFIED"))
+        return _answer(200, await self._store(collection, after, "MODIFIED"))
 
     def _matches(self, obj: Json, query: Json) -> bool:
         labels = obj["metadata"].get("labels") or {}
@@ -205,22 +211,16 @@ class FakeApi:
                 return False
         return True
 
-    def _list(self, collection: str, query: Json) -> httpx2.Response:
+    def _list(self, collection: str, query: Json) -> Answer:
         items = [
             obj
             for (where, _), obj in sorted(self.objects.items())
             if where == collection and self._matches(obj, query)
         ]
         version = str(next(self._versions))
-        return httpx2.Response(200, json={"items": items, "metadata": {"resourceVersion": version}})
+        return _answer(200, {"items": items, "metadata": {"resourceVersion": version}})
 
-    def _watch(self, collection: str, query: Json) -> httpx2.Response:
-        since = int(query["resourceVersion"])
-        if since < self.forgotten_before:
-            return _status(410, "Expired", "too old")
-        return httpx2.Response(200, stream=_Stream(self._events(collection, query, since)))
-
-    async def _events(self, collection: str, query: Json, since: int) -> AsyncIterator[bytes]:
+    async def _events(self, collection: str, query: Json, since: int) -> AsyncGenerator[bytes]:
         position = 0
         while not self.down:
             while position < len(self._history):
@@ -231,7 +231,7 @@ class FakeApi:
             async with self._changed:
                 if position == len(self._history) and not self.down:
                     await self._changed.wait()
-        raise httpx2.ReadError("connection lost")
+        raise UnavailableError("no answer from the API server: connection lost")
 
     async def set_down(self, down: bool) -> None:
         self.down = down
@@ -239,5 +239,9 @@ class FakeApi:
             self._changed.notify_all()
 
 
-def _status(code: int, reason: str, message: str) -> httpx2.Response:
-    return httpx2.Response(code, json={"reason": reason, "message": message, "code": code})
+def _answer(code: int, body: Json) -> Answer:
+    return Answer(code, "", json.dumps(body).encode())
+
+
+def _status(code: int, reason: str, message: str) -> Answer:
+    return _answer(code, {"reason": reason, "message": message, "code": code})
