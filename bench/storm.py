@@ -130,7 +130,7 @@ def main() -> None:
             ours += run_round(lab, OURS, number)
             floor += run_round(lab, FLOOR, number)
     finally:
-        lab.kubectl("-n", NAMESPACE, "delete", "deployment", "bench-floor", "--ignore-not-found")
+        lab.kubectl("-n", NAMESPACE, "delete", "deployment/bench-floor", "--ignore-not-found")
         lab.kubectl("delete", "storageclass", OURS, FLOOR, "--ignore-not-found")
     mine, least = summarize(ours), summarize(floor)
     print_figure(
