@@ -39,9 +39,8 @@ def up(settings: Settings) -> None:
         booted = [one for one in settings.nodes if not node.is_running(settings, one)]
         for location in LOCATIONS:
             sites.start_location(settings, location)
-        together([lambda: _serve(settings), lambda: _boot(settings)])
+        together([lambda: _serve(settings), lambda: _boot(settings, wanted)])
         _wait_for_nodes(settings, booted, started)
-        _load_images(settings, wanted)
         for location in LOCATIONS:
             sites.start_followers(settings, location)
     say("look around: python -m e2e.lab status | kubectl get nodes | exec east-1 -- uname -a")
@@ -82,22 +81,19 @@ def _serve(settings: Settings) -> None:
                 controlplane.start_controllers(settings, location)
 
 
-def _boot(settings: Settings) -> None:
+def _boot(settings: Settings, wanted: tuple[Image, ...]) -> None:
     running = [one for one in settings.nodes if node.is_running(settings, one)]
     for one in running:
         node.thaw(settings, one)
     sites.boot_all(settings, settings.nodes)
     # A node keeps its disks: what was built since they were made is loaded now.
-    current = images.ensure_images(settings)
-    together([partial(images.ensure_loaded, settings, one, current) for one in settings.nodes])
+    together([partial(_load_images, settings, one, wanted) for one in settings.nodes])
 
 
-def _load_images(settings: Settings, wanted: tuple[Image, ...]) -> None:
-    """Nodes that were made before an image changed get its new form."""
-    for one in settings.nodes:
-        loaded = images.ensure_loaded(settings, one, wanted)
-        if loaded:
-            say(f"  loaded into {one.name}: {', '.join(image.name for image in loaded)}")
+def _load_images(settings: Settings, one: Node, wanted: tuple[Image, ...]) -> None:
+    loaded = images.ensure_loaded(settings, one, wanted)
+    if loaded:
+        say(f"  loaded into {one.name}: {', '.join(image.name for image in loaded)}")
 
 
 def _wait_for_nodes(settings: Settings, booted: list[Node], started: datetime) -> None:

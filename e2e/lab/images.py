@@ -18,10 +18,10 @@ from e2e.lab import buildah
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.config import ROOT, Node, Settings
 from e2e.lab.disk import SYSTEM_DISK_GIB, copy_sparse, make_ext4
-from e2e.lab.exec_channel import run_in_node
+from e2e.lab.exec_channel import Completed, run_in_node
 from e2e.lab.node_files import PAUSE_IMAGE, render_containerd_config
 from e2e.lab.oci import Image, Store, write_program_layer
-from e2e.lab.progress import step
+from e2e.lab.progress import step, wait_until
 from e2e.lab.rootfs import ensure_rootfs, locked, run_in_root
 
 REGISTRY = "registry.hospital.example"
@@ -44,6 +44,7 @@ DOCKERFILE_IMAGES = {
 }
 _GOLDEN_DISKS_KEPT = 2
 _IMPORT_TIMEOUT_SECONDS = 300.0
+_CONTAINERD_TIMEOUT_SECONDS = 60.0
 
 
 def images_dir(settings: Settings) -> Path:
@@ -204,14 +205,35 @@ def _remove_old_golden_disks(directory: Path, keep: set[Path]) -> None:
 
 def ensure_loaded(settings: Settings, node: Node, images: Iterable[Image]) -> list[Image]:
     """Load into the running node those images that it lacks or has in an older form."""
-    listed = run_in_node(
-        node, ["ctr", "--namespace=k8s.io", "images", "ls"], timeout_seconds=30
-    ).check()
+    listed = _list_images(node)
     present = {tuple(line.split()[i] for i in (0, 2)) for line in listed.text.splitlines()[1:]}
     wanted = [image for image in images if (image.name, image.digest) not in present]
     if wanted:
         load_into(settings, node, wanted)
     return wanted
+
+
+def _list_images(node: Node) -> Completed:
+    """What containerd of the node holds; right after a boot it does not answer yet."""
+    listed = _try_to_list_images(node)
+
+    def answers() -> bool:
+        nonlocal listed
+        if listed.returncode:
+            listed = _try_to_list_images(node)
+        return not listed.returncode
+
+    wait_until(
+        f"containerd of {node.name} to answer",
+        answers,
+        timeout_seconds=_CONTAINERD_TIMEOUT_SECONDS,
+        explain=lambda: listed.stderr.decode("utf-8", "replace"),
+    )
+    return listed
+
+
+def _try_to_list_images(node: Node) -> Completed:
+    return run_in_node(node, ["ctr", "--namespace=k8s.io", "images", "ls"], timeout_seconds=30)
 
 
 def load_into(settings: Settings, node: Node, images: Iterable[Image]) -> None:
