@@ -35,7 +35,7 @@ test: host venv ## All set-up and all tests: first those without the lab, then t
 	$(MAKE) --no-print-directory unit
 	$(MAKE) --no-print-directory binaries
 	$(MAKE) --no-print-directory root
-	$(MAKE) --no-print-directory api
+	TWINVAULT_KILL_STRIDE=1 $(MAKE) --no-print-directory api
 	$(MAKE) --no-print-directory sanity
 	$(MAKE) --no-print-directory e2e
 

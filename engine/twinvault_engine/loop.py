@@ -31,6 +31,8 @@ SECTOR_BYTES = 4096
 _SYS_BLOCK = Path("/sys/block")
 _CONTROL = Path("/dev/loop-control")
 _WAIT_SECONDS = 5.0
+# Of a device that the kernel is still making: no name in /dev, or a name without a device.
+_NOT_YET = (errno.ENOENT, errno.ENXIO)
 _ATTEMPTS = 64
 
 _LOOP_CLR_FD = 0x4C01
@@ -163,13 +165,17 @@ def _configure_free_device(image_fd: int, image: Path) -> int:
 
 
 def _open_device(number: int) -> int:
-    """Open /dev/loopN; devtmpfs may show it a moment after the kernel made it."""
+    """Open /dev/loopN; it appears a moment after the kernel made it, and its name a moment before
+    it can be opened.
+    """
     path = f"/dev/loop{number}"
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
         try:
             return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _NOT_YET:
+                raise TwinvaultError(f"{path} cannot be opened: {error.strerror}") from error
             if time.monotonic() > deadline:
                 raise DeadlineError(
                     f"{path} did not appear within {_WAIT_SECONDS:g} s;"
@@ -182,8 +188,10 @@ def _observe(number: int) -> LoopDevice | None:
     """What the kernel says of one device; None when it is not bound (any more)."""
     try:
         fd = os.open(f"/dev/loop{number}", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if error.errno in _NOT_YET:
+            return None
+        raise
     try:
         raw = fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_INFO.size))
         size = struct.unpack("=Q", fcntl.ioctl(fd, _BLKGETSIZE64, bytes(8)))[0]
