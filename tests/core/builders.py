@@ -92,7 +92,7 @@ def placed_status(node: str = "east-1", size_bytes: int = GIB, **extra: Any) -> 
         "sizeBytes": size_bytes,
         "placement": {"nodes": [node], "reasons": []},
         "replicas": [{"node": node, "storageCluster": "east", "pool": "fast"}],
-        "replication": {"epoch": 1, "primary": node, "inSync": [node]},
+        "replication": {"epoch": 1, "serial": 1, "primary": node, "inSync": [node]},
         **extra,
     }
 

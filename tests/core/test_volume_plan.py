@@ -76,7 +76,12 @@ def test_a_new_volume_is_marked_then_placed_then_made_in_this_order() -> None:
     assert kinds(made) == ["PatchObject", "PatchStatus", "Create"]
     written = status(made)
     assert written["placement"]["nodes"] == ["east-1"]
-    assert written["replication"] == {"epoch": 1, "primary": "east-1", "inSync": ["east-1"]}
+    assert written["replication"] == {
+        "epoch": 1,
+        "serial": 1,
+        "primary": "east-1",
+        "inSync": ["east-1"],
+    }
     create = made.actions[-1]
     assert isinstance(create, Create)
     assert create.name == "v.east-1"

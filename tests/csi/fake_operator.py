@@ -97,7 +97,7 @@ class FakeOperator:
                     "phase": "Ready",
                     "sizeBytes": obj["spec"]["sizeBytes"],
                     "replicas": [{"node": node, "pool": obj["spec"]["pool"]}],
-                    "replication": {"epoch": 1, "primary": node, "inSync": [node]},
+                    "replication": {"epoch": 1, "serial": 1, "primary": node, "inSync": [node]},
                 },
             )
 

@@ -3,11 +3,18 @@
 from .cluster import ReplicationPair, StorageCluster, StorageNode
 from .meta import Meta, Object, conditions_of
 from .pool import DeviceSelector, DeviceState, PoolSpec, PoolState, PoolStatus
+from .replication import (
+    FirstSync,
+    ForcePrimary,
+    ReplicationRecord,
+    ReplicationSettings,
+    ReplicationSpec,
+    ReplicationStatus,
+)
 from .snapshot import Holder, HolderState, Snapshot
 from .volume import (
     Phase,
     ReplicaState,
-    ReplicationRecord,
     Role,
     Source,
     Volume,
@@ -18,6 +25,8 @@ from .volume import (
 __all__ = [
     "DeviceSelector",
     "DeviceState",
+    "FirstSync",
+    "ForcePrimary",
     "Holder",
     "HolderState",
     "Meta",
@@ -29,6 +38,9 @@ __all__ = [
     "ReplicaState",
     "ReplicationPair",
     "ReplicationRecord",
+    "ReplicationSettings",
+    "ReplicationSpec",
+    "ReplicationStatus",
     "Role",
     "Snapshot",
     "Source",

@@ -1,4 +1,4 @@
-"""Volume and its replication record, VolumeReplica, and what a new one starts with."""
+"""Volume, VolumeReplica, and what a new one starts with."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from .meta import Meta, Object, conditions_of
+from .replication import ForcePrimary, ReplicationRecord, ReplicationSpec, ReplicationStatus
 
 
 class VolumeMode(StrEnum):
@@ -61,24 +62,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class ReplicationRecord:
-    """Who may write and who holds every acknowledged write (rules R1 to R3)."""
-
-    epoch: int
-    primary: str
-    in_sync: frozenset[str]
-
-    @classmethod
-    def parse(cls, raw: Mapping[str, Any] | None) -> ReplicationRecord | None:
-        if not raw:
-            return None
-        return cls(int(raw["epoch"]), raw["primary"], frozenset(raw["inSync"]))
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "primary": self.primary, "inSync": sorted(self.in_sync)}
-
-
-@dataclass(frozen=True)
 class Volume:
     meta: Meta
     size_bytes: int
@@ -87,6 +70,7 @@ class Volume:
     volume_mode: VolumeMode = VolumeMode.FILESYSTEM
     fs_type: str = ""
     replication_pair: str = ""
+    force_primary: ForcePrimary | None = None
     source: Source = Source()
     requisite_nodes: tuple[str, ...] = ()
     preferred_nodes: tuple[str, ...] = ()
@@ -109,6 +93,7 @@ class Volume:
             volume_mode=VolumeMode(spec.get("volumeMode") or "Filesystem"),
             fs_type=spec.get("fsType") or "",
             replication_pair=spec.get("replicationPair") or "",
+            force_primary=ForcePrimary.parse(spec.get("forcePrimary")),
             source=Source.parse(spec.get("source")),
             requisite_nodes=tuple(where.get("requisite") or ()),
             preferred_nodes=tuple(where.get("preferred") or ()),
@@ -143,6 +128,8 @@ class VolumeReplica:
     device_path: str = ""
     in_use: bool = False
     observed_generation: int = 0
+    replication: ReplicationSpec | None = None
+    replication_status: ReplicationStatus | None = None
     conditions: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
@@ -169,5 +156,7 @@ class VolumeReplica:
             device_path=status.get("devicePath") or "",
             in_use=bool(status.get("inUse")),
             observed_generation=status.get("observedGeneration") or 0,
+            replication=ReplicationSpec.parse(spec.get("replication")),
+            replication_status=ReplicationStatus.parse(status.get("replication")),
             conditions=conditions_of(obj),
         )
