@@ -20,7 +20,7 @@ class Config:
     metrics_port: int = 9801
     workers: int = 8
     lease_duration_seconds: float = 5.0
-    lease_renew_seconds: float = 1.0
+    lease_renew_seconds: float = 1.5
     sweep_seconds: float = 300.0
     """How often everything is listed anew, in case a deletion was missed."""
 
