@@ -1,0 +1,272 @@
+"""The operator's answer to a lost node: move the record, then what hangs on it.
+
+Nothing here makes a failover safe: the record does (``replication_record.py``), whatever was
+believed when it was written. The evidence asked for here keeps failovers from happening without
+need: a node counts as lost only when its Lease ran out AND the other replica's agent, itself alive,
+reports that the link is down. An agent that died on a node that works is no reason to move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from .failover_view import (
+    Attachment,
+    DeletePod,
+    DeleteVolumeAttachment,
+    FailoverStep,
+    MarkLost,
+    NodeEvidence,
+    NodeView,
+    PodUse,
+    Policy,
+    Swap,
+    Taint,
+    Untaint,
+    VolumeEvidence,
+    Wait,
+    choose_retry,
+)
+from .model import ReplicationRecord, VolumeReplica
+from .replication_record import RecordRefusal, fail_over
+from .replication_state import DrbdRole
+
+SOON_SECONDS = 1.0
+LATER_SECONDS = 10.0
+DEFAULT_STABLE_SECONDS = 60.0
+
+Nodes = Mapping[str, NodeEvidence]
+
+
+class Loss(StrEnum):
+    """What became of a volume's primary."""
+
+    NONE = "None"
+    AGENT = "Agent"
+    """Its agent is silent, but the link is up or nobody can tell: the kernel may well serve."""
+    NODE = "Node"
+    DISK = "Disk"
+    """Its agent lives and says that the disk is gone and the other replica is not reached."""
+
+
+def plan_node_failover(view: NodeView) -> tuple[FailoverStep, ...]:
+    """Steps for ``view.node`` and the volumes that are, or just were, primary on it.
+
+    Steps of different volumes may be done side by side. Ask again at once after a Swap was won.
+    """
+    me = view.nodes.get(view.node)
+    if me is None:
+        return ()
+    swaps: list[FailoverStep] = []
+    waits: list[FailoverStep] = []
+    for evidence in view.volumes:
+        record = evidence.record
+        if record is None or record.primary != view.node:
+            continue
+        step = plan_failover(evidence, view.nodes)
+        if step is not None:
+            (swaps if isinstance(step, Swap) else waits).append(step)
+    # What is being swapped is not fenced yet; its pods follow once the record says so.
+    fenced = find_fenced(view)
+    evictions = _plan_eviction(view, me, fenced)
+    mark: tuple[FailoverStep, ...] = ()
+    if me.expired and not me.marked and (swaps or fenced):
+        text = f"its Lease ran out; silent for {me.silent_seconds:.1f} s"
+        mark = (MarkLost(me.name, text, choose_retry(view.attempt)),)
+    back = () if me.expired else _plan_return(view, me)
+    return (*swaps, *mark, *evictions, *back, *waits)
+
+
+def plan_failover(evidence: VolumeEvidence, nodes: Nodes) -> Swap | Wait | None:
+    """The step for one volume; None while its primary is well."""
+    record = evidence.record
+    if record is None or evidence.volume.meta.deleting:
+        return None
+    primary, other = nodes.get(record.primary), evidence.other(record.primary)
+    loss = choose_loss(primary, evidence.replica(record.primary), other)
+    if loss is Loss.NONE or primary is None:
+        return None
+    target = nodes.get(other.node) if other is not None else None
+    if other is None or target is None:
+        text = f"{record.primary} is lost and no other node has a replica: bring it back"
+        return _wait(evidence, "NoReplica", text, stuck=True)
+    obstacle = _find_obstacle(evidence, loss, other, target)
+    if obstacle is not None:
+        return obstacle
+    after = fail_over(record, target.name)
+    if isinstance(after, RecordRefusal):
+        return _wait(evidence, after.rule, after.message, stuck=True)
+    retry = choose_retry(evidence.attempt)
+    return Swap(
+        evidence.volume, record, after, f"{loss}Lost", _say(loss, primary, target), {}, retry
+    )
+
+
+def choose_loss(
+    primary: NodeEvidence | None, own: VolumeReplica | None, other: VolumeReplica | None
+) -> Loss:
+    """What the evidence proves. ``own`` and ``other``: the replicas at and beside the primary."""
+    if primary is None:
+        return Loss.NONE
+    if primary.expired:
+        report = other.replication_status if other is not None else None
+        return Loss.NODE if report is not None and report.link_down else Loss.AGENT
+    report = own.replication_status if own is not None else None
+    if report is not None and report.disk.gone and report.frozen and report.link_down:
+        return Loss.DISK
+    return Loss.NONE
+
+
+def _find_obstacle(
+    evidence: VolumeEvidence, loss: Loss, other: VolumeReplica, target: NodeEvidence
+) -> Wait | None:
+    """What forbids the failover, or makes it useless; the record's own rules come on top."""
+    if target.expired:
+        text = f"{target.name} is silent too: bring one of the two nodes, or the link, back"
+        return _wait(evidence, "BothLost", text, stuck=True)
+    report = other.replication_status
+    if report is None or loss is Loss.AGENT:
+        text = (
+            f"the primary's agent is silent, but {target.name} does not report its link down: the"
+            " volume may well work. If the node is dead, cut its power"
+        )
+        return _wait(evidence, "LinkUp", text, after_seconds=SOON_SECONDS)
+    if report.disk.gone:
+        text = f"the disk on {target.name} is {report.disk.value}: repair its pool"
+        return _wait(evidence, "TargetDisk", text, stuck=True)
+    stable = evidence.policy.stable_seconds
+    if target.marked and target.well_seconds < stable:
+        left = stable - target.well_seconds
+        text = f"{target.name} was lost itself and must be well for another {left:.0f} s"
+        return _wait(evidence, "TargetNotStable", text, after_seconds=min(left, LATER_SECONDS))
+    if evidence.policy.policy is Policy.MANUAL:
+        site = other.storage_cluster
+        if evidence.policy.approved != site:
+            text = (
+                f"the policy is Manual: to let {site} take over set spec.failover.approve of the"
+                f" ReplicationPair to {site} (status.failoverPreview shows what that does)"
+            )
+            return _wait(evidence, "ApprovalNeeded", text, stuck=True)
+    return None
+
+
+def _say(loss: Loss, primary: NodeEvidence, target: NodeEvidence) -> str:
+    silent = f"silent for {primary.silent_seconds:.1f} s and its link is down"
+    what = "without its disk and its link" if loss is Loss.DISK else silent
+    why = f"{primary.name} is {what}"
+    return f"{why}: {target.name} takes over with every acknowledged write"
+
+
+def _wait(
+    evidence: VolumeEvidence,
+    reason: str,
+    message: str,
+    *,
+    after_seconds: float = LATER_SECONDS,
+    stuck: bool = False,
+) -> Wait:
+    return Wait(evidence.name, reason, message, after_seconds, stuck)
+
+
+def find_fenced(view: NodeView) -> frozenset[str]:
+    """Volumes of which ``view.node`` cannot acknowledge a write any more: the record moved on."""
+    records: dict[str, ReplicationRecord] = {
+        e.name: e.record for e in view.volumes if e.record is not None
+    }
+    return frozenset(name for name, record in records.items() if record.primary != view.node)
+
+
+def _plan_eviction(
+    view: NodeView, me: NodeEvidence, fenced: frozenset[str]
+) -> tuple[FailoverStep, ...]:
+    """Pods and attachments of fenced volumes, and only those.
+
+    On a living node only pods that hold the volume open: one that was just scheduled there waits
+    for the volume to come back, and is left alone.
+    """
+    stale = fenced if me.expired else _held_open(view, fenced)
+    going, staying = _choose_pods(view, stale)
+    retry = choose_retry(view.attempt)
+    text = f"its volumes are primary elsewhere since {view.node} was lost"
+    steps: list[FailoverStep] = [DeletePod(p, text, me.expired, retry) for p in going]
+    kept = {name for pod in staying for name in pod.volumes}
+    steps += [
+        Wait(
+            f"{pod.namespace}/{pod.name}",
+            "NotAllFenced",
+            f"it also uses {', '.join(_unfenced(pod, stale))}, which only {view.node} can serve:"
+            " bring the node back, or delete the pod yourself",
+            LATER_SECONDS,
+            stuck=True,
+        )
+        for pod in staying
+    ]
+    if not me.expired:
+        return tuple(steps)
+    gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
+    steps += [DeleteVolumeAttachment(a, text, retry) for a in gone]
+    if fenced and not staying and not me.tainted and _all_fenced(view, fenced):
+        steps.insert(0, Taint(me.name, "every volume that it had is served elsewhere", retry))
+    return tuple(steps)
+
+
+def _here(view: NodeView) -> tuple[Attachment, ...]:
+    return tuple(a for a in view.attachments if a.node == view.node)
+
+
+def _held_open(view: NodeView, fenced: frozenset[str]) -> frozenset[str]:
+    held = set()
+    for evidence in view.volumes:
+        replica = evidence.replica(view.node)
+        if replica is not None and replica.in_use:
+            held.add(evidence.name)
+    return fenced & held
+
+
+def _choose_pods(
+    view: NodeView, stale: frozenset[str]
+) -> tuple[tuple[PodUse, ...], tuple[PodUse, ...]]:
+    """(those whose volumes are all fenced, those that have a fenced one among others)."""
+    touched = [p for p in view.pods if p.node == view.node and set(p.volumes) & stale]
+    going = tuple(p for p in touched if not _unfenced(p, stale))
+    return going, tuple(p for p in touched if _unfenced(p, stale))
+
+
+def _unfenced(pod: PodUse, stale: frozenset[str]) -> tuple[str, ...]:
+    return (*(v for v in pod.volumes if v not in stale), *pod.foreign)
+
+
+def _all_fenced(view: NodeView, fenced: frozenset[str]) -> bool:
+    """The taint drives out everything, so it is put on only where nothing unfenced is."""
+    pods = [p for p in view.pods if p.node == view.node]
+    return all(a.volume in fenced for a in _here(view)) and not any(
+        _unfenced(p, fenced) for p in pods
+    )
+
+
+def _plan_return(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
+    """A node that was lost is used again when it has let go of everything and stayed well."""
+    if not me.marked and not me.tainted:
+        return ()
+    for evidence in view.volumes:
+        holds = _still_holds(evidence, me.name)
+        if holds:
+            return (Wait(me.name, "StillHolds", holds, SOON_SECONDS),)
+    stable = max((e.policy.stable_seconds for e in view.volumes), default=DEFAULT_STABLE_SECONDS)
+    if me.well_seconds < stable:
+        left = stable - me.well_seconds
+        text = f"it is used again when it has been well for another {left:.0f} s"
+        return (Wait(me.name, "NotStable", text, min(left, LATER_SECONDS)),)
+    text = f"well for {me.well_seconds:.0f} s"
+    return (Untaint(me.name, text, choose_retry(view.attempt)),)
+
+
+def _still_holds(evidence: VolumeEvidence, node: str) -> str:
+    record, replica = evidence.record, evidence.replica(node)
+    if record is None or replica is None or record.primary == node:
+        return ""
+    report = replica.replication_status
+    if replica.in_use or (report is not None and report.role is DrbdRole.PRIMARY):
+        return f"its agent is still ending the old use of {evidence.name}"
+    return ""

@@ -1,0 +1,211 @@
+"""What the operator's decisions about failover look at, and the steps that they answer.
+
+Times are seconds that the operator itself measured with its monotonic clock; no clock of another
+machine decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from .model import ReplicationRecord, Volume, VolumeReplica
+
+
+class Policy(StrEnum):
+    AUTOMATIC = "Automatic"
+    MANUAL = "Manual"
+
+
+@dataclass(frozen=True)
+class PairPolicy:
+    """What the ReplicationPair says. ``approved``: the StorageCluster that a person allows."""
+
+    policy: Policy = Policy.AUTOMATIC
+    approved: str = ""
+    stable_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """One node as this operator has watched it.
+
+    ``expired``: its Lease was not renewed for longer than the lease duration, counted from when we
+    saw the last renewal. ``well_seconds``: for how long we have seen it renewed without a gap.
+    ``marked``: it was lost before and is not trusted again; this is kept in the API, so that a new
+    leader knows it. ``tainted``: it has our out-of-service taint.
+    """
+
+    name: str
+    storage_cluster: str = ""
+    expired: bool = False
+    silent_seconds: float = 0.0
+    well_seconds: float = 0.0
+    marked: bool = False
+    tainted: bool = False
+
+
+@dataclass(frozen=True)
+class VolumeEvidence:
+    """One replicated volume: its object as read last, its two replicas, its pair's policy."""
+
+    volume: Volume
+    replicas: tuple[VolumeReplica, ...] = ()
+    policy: PairPolicy = field(default_factory=PairPolicy)
+    out_of_sync_since: str = ""
+    attempt: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.volume.meta.name
+
+    @property
+    def record(self) -> ReplicationRecord | None:
+        return self.volume.record
+
+    def replica(self, node: str) -> VolumeReplica | None:
+        return next((r for r in self.replicas if r.node == node), None)
+
+    def other(self, node: str) -> VolumeReplica | None:
+        return next((r for r in self.replicas if r.node != node), None)
+
+
+@dataclass(frozen=True)
+class PodUse:
+    """A pod that is bound to a node, the volumes of ours that it has open, and others' volumes.
+
+    ``foreign``: persistent volumes of other drivers; nobody has fenced those.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+    volumes: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A VolumeAttachment; ``volume`` is empty when it is of another driver."""
+
+    name: str
+    node: str
+    volume: str = ""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """Everything that matters for one node: its volumes, who uses it, and all nodes."""
+
+    node: str
+    nodes: Mapping[str, NodeEvidence]
+    volumes: tuple[VolumeEvidence, ...] = ()
+    pods: tuple[PodUse, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    attempt: int = 0
+
+
+FIRST_RETRY_SECONDS = 0.25
+LONGEST_RETRY_SECONDS = 5.0
+STUCK_AFTER_ATTEMPTS = 20
+"""About a minute and a half of tries; then it is said aloud, and tried on at the slowest rate."""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """When to try again if the step fails or is not answered within its deadline."""
+
+    attempt: int = 0
+    after_seconds: float = FIRST_RETRY_SECONDS
+    deadline_seconds: float = LONGEST_RETRY_SECONDS
+
+    @property
+    def stuck(self) -> bool:
+        """Tried so often that a person should look."""
+        return self.attempt >= STUCK_AFTER_ATTEMPTS
+
+
+def choose_retry(attempt: int) -> Retry:
+    """Doubling from 0.25 s to 5 s."""
+    after = min(FIRST_RETRY_SECONDS * 2 ** min(attempt, 10), LONGEST_RETRY_SECONDS)
+    return Retry(attempt, after)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Write ``after`` over ``before`` by compare-and-swap on ``volume``'s resourceVersion.
+
+    ``also``: further fields of the Volume's status, in the same write. What hangs on the volume
+    (pods, attachments) follows in the next plan, once the record says so.
+    """
+
+    volume: Volume
+    before: ReplicationRecord
+    after: ReplicationRecord
+    reason: str
+    message: str
+    also: Mapping[str, Any] = field(default_factory=dict)
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class MarkLost:
+    """Remember in the API that this node was lost: it is no target until it has been well."""
+
+    node: str
+    message: str
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class Taint:
+    """Put ``node.kubernetes.io/out-of-service`` on: everything on the node is to leave."""
+
+    node: str
+    message: str
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class DeletePod:
+    """By UID; its volumes are fenced already. ``force``: with grace period 0, its node is lost."""
+
+    pod: PodUse
+    message: str
+    force: bool = True
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class DeleteVolumeAttachment:
+    """And its finalizer: the node's driver cannot answer for it."""
+
+    attachment: Attachment
+    message: str
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class Untaint:
+    """Take taint and mark off: the node is used again."""
+
+    node: str
+    message: str
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do now. ``stuck``: it will not pass by itself; a person reads ``message``."""
+
+    subject: str
+    reason: str
+    message: str
+    after_seconds: float
+    stuck: bool = False
+
+
+FailoverStep = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint | Wait

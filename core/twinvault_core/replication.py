@@ -1,0 +1,331 @@
+"""The agent's next step for one replicated volume on its node.
+
+``decide_replication_step`` walks through ``RULES`` in order; the first rule that has something to
+say decides. The order is part of the meaning: what protects data comes before what restores
+redundancy, and that before what is tidy. Every call starts from what is there, so an agent that was
+killed after any step goes on by asking again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .model.replication import FirstSync, ReplicationRecord
+from .replication_record import (
+    Made,
+    RecordRefusal,
+    add_in_sync,
+    drop_peer,
+    fence_peer,
+    leave_in_sync,
+)
+from .replication_state import Disk, DrbdRole, DrbdState
+from .replication_view import Applied, ReplicationView, Step, StepKind
+from .sizing import format_bytes
+
+STALLED_OBSERVATIONS = 6
+"""A resync without progress so many times is cut and begun anew (LINBIT/drbd#40)."""
+
+Rule = Callable[[ReplicationView, ReplicationRecord, DrbdState], Step | None]
+
+
+def decide_replication_step(view: ReplicationView) -> Step:
+    """The next step, with its reason. Never raises, never answers nothing."""
+    if view.spec is None or view.deleting:
+        return _leave(view)
+    if view.drbd is None:
+        return _start(view)
+    if view.record is None:
+        return _without_record(view, view.drbd)
+    for rule in RULES:
+        step = rule(view, view.record, view.drbd)
+        if step is not None:
+            return step
+    return Step(StepKind.NOTHING, "InSync", "both replicas hold every write", well=True)
+
+
+def _leave(view: ReplicationView) -> Step:
+    """The volume or this replica goes. Its data is erased by others, once the resource is down.
+
+    A secondary never goes from under a primary that counts on it: a graceful disconnect does not
+    freeze the primary, which would then write alone while the record has both in sync.
+    """
+    drbd, record = view.drbd, view.record
+    if drbd is None:
+        return Step(StepKind.NOTHING, "Down", "no resource is left here", well=True)
+    if view.use:
+        text = "being removed, but still used here: its pods must end first"
+        return Step(StepKind.NOTHING, "InUse", text)
+    counted_on = record is not None and record.primary != view.node and view.node in record.in_sync
+    if counted_on and drbd.connected and drbd.peer_role is DrbdRole.PRIMARY:
+        text = "the primary must first say that this replica is not in sync any more"
+        return Step(StepKind.NOTHING, "CountedOn", text)
+    if drbd.primary:
+        return Step(StepKind.DEMOTE, "Removed", "nobody uses it; it is being removed")
+    return Step(StepKind.DOWN, "Removed", "it is being removed")
+
+
+def _start(view: ReplicationView) -> Step:
+    if not view.image_ready:
+        text = "the pool or the image is not ready; see kubectl describe storagenode " + view.node
+        return Step(StepKind.NOTHING, "ImageNotReady", text)
+    return Step(StepKind.UP, "NotUp", "attaching the replica")
+
+
+def _without_record(view: ReplicationView, drbd: DrbdState) -> Step:
+    """R3: without the API nothing is promoted, resumed or given up."""
+    if view.is_frozen:
+        text = (
+            "I/O is frozen: the other replica is lost and the API server cannot be asked whether"
+            " to go on alone. It goes on when either comes back"
+        )
+        return Step(StepKind.NOTHING, "FrozenApiUnreachable", text)
+    text = "the API server does not answer; the replica stays as it is"
+    return Step(StepKind.NOTHING, "ApiUnreachable", text, well=drbd.in_sync)
+
+
+# -- the record names the other one --------------------------------------------------------------
+
+
+def _let_go(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """The volume moved on. Frozen I/O ends in errors, then its users, then the role."""
+    if record.primary == view.node:
+        return None
+    since = f"{record.primary} is primary since epoch {record.epoch}"
+    if drbd.primary and view.is_frozen:
+        text = f"{since}: frozen I/O here ends in errors, so that it is never acknowledged late"
+        return Step(StepKind.GIVE_UP_FROZEN_IO, "Superseded", text)
+    if view.use.pods:
+        return Step(StepKind.END_PODS, "Superseded", f"{since}: ending the pods here")
+    if view.use.staged:
+        return Step(StepKind.UNMOUNT, "Superseded", f"{since}: unmounting it here")
+    if drbd.primary:
+        return Step(StepKind.DEMOTE, "Superseded", f"{since}: letting go of it here")
+    return None
+
+
+# -- frozen, and the record names us -------------------------------------------------------------
+
+
+def _go_on_alone(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """Finish the kernel's question; also when the peer left without the kernel freezing."""
+    if record.primary != view.node:
+        return None
+    unsaid = drbd.primary and not drbd.connected and view.peer in record.in_sync
+    if not view.is_frozen and not unsaid:
+        return None
+    if drbd.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+        text = (
+            f"I/O is frozen: the disk here is {drbd.disk.value} and the other replica is not"
+            " reached; it goes on when the link is back, or at the other node"
+        )
+        return Step(StepKind.NOTHING, "FrozenNoData", text)
+    text = "the other replica is lost: going on alone once the record says so"
+    return _write(StepKind.FENCE_THEN_RESUME, "PeerLost", text, fence_peer(record, view.node))
+
+
+def _write(kind: StepKind, reason: str, message: str, made: Made) -> Step:
+    if isinstance(made, RecordRefusal):
+        return Step(StepKind.NOTHING, made.rule, made.message)
+    return Step(kind, reason, message, write=made)
+
+
+# -- disks ---------------------------------------------------------------------------------------
+
+
+def _diverged(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """Nothing is discarded until a person has chosen; then only what was given up."""
+    if not view.diverged or drbd.connected:
+        return None
+    if not view.snapshotted:
+        text = "both replicas hold writes of their own; cloning this one before anything else"
+        return Step(StepKind.HOLD, "Diverged", text, snapshot=True)
+    given_up = view.discard_approved and view.node not in record.in_sync
+    if given_up and record.primary != view.node:
+        text = f"{record.primary} was chosen; the writes here are kept in a clone only"
+        return Step(StepKind.CONNECT_AS_TARGET, "Chosen", text, discard=True)
+    if view.discard_approved and record.primary == view.node and drbd.standalone:
+        return Step(StepKind.CONNECT, "Chosen", "this replica was chosen; waiting for the other")
+    text = (
+        "both replicas hold writes that the other lacks; both were cloned and nothing is"
+        " discarded. Choose one: set Volume.spec.forcePrimary to its node and the volume's name"
+    )
+    return Step(StepKind.HOLD, "Diverged", text)
+
+
+def _own_disk(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """A disk that is gone is first taken out of the record, then attached again."""
+    behind = drbd.disk in (Disk.INCONSISTENT, Disk.OUTDATED) and drbd.connected
+    if behind and record.primary == view.node and {view.node, view.peer} <= record.in_sync:
+        return _out_of_record(view, record, drbd)
+    if not drbd.disk.gone and not view.disk_failed:
+        return None
+    if view.node in record.in_sync:
+        return _out_of_record(view, record, drbd)
+    if not view.image_ready:
+        text = "the disk here failed; repair the pool, then the volume is copied anew"
+        return Step(StepKind.NOTHING, "DiskFailed", text)
+    text = "attaching the image again; what it misses is copied from the other replica"
+    return Step(StepKind.REATTACH, "DiskGone", text, fresh=view.disk_failed)
+
+
+def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step:
+    if record.primary != view.node:
+        text = "the disk here failed; the primary's agent takes it out of the record first"
+        return Step(StepKind.NOTHING, "DiskFailed", text)
+    if drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and view.peer in record.in_sync:
+        text = f"the disk here is {drbd.disk.value}; only the other replica holds every write"
+        made = leave_in_sync(record, view.node)
+        return _write(StepKind.LEAVE_IN_SYNC, "DiskFailed", text, made)
+    text = (
+        "the disk here failed and the other replica is not reached or not in sync: bring the other"
+        " node or the link back"
+    )
+    return Step(StepKind.NOTHING, "DiskFailed", text)
+
+
+# -- what the kernel was told --------------------------------------------------------------------
+
+
+def _configuration(
+    view: ReplicationView, record: ReplicationRecord, drbd: DrbdState
+) -> Step | None:
+    if view.applied is Applied.SAME:
+        return None
+    if view.applied is Applied.SETTINGS or not drbd.connected:
+        return Step(StepKind.ADJUST, "SpecChanged", "applying the changed settings")
+    return _cut_first(view, record, "SpecChanged", "the address changed") or Step(
+        StepKind.ADJUST, "SpecChanged", "connecting by the changed address"
+    )
+
+
+def _cut_first(
+    view: ReplicationView, record: ReplicationRecord, reason: str, why: str
+) -> Step | None:
+    """What must be written before a link is cut on purpose.
+
+    A graceful disconnect tells the other side to outdate itself and freezes nothing: a primary
+    would go on alone at once, while the record still has both in sync.
+    """
+    if record.primary == view.node and view.peer in record.in_sync:
+        text = f"{why}: the other replica is not in sync until they are connected again"
+        made = drop_peer(record, view.node, view.peer)
+        return _write(StepKind.DROP_FROM_SYNC, reason, text, made)
+    if record.primary != view.node and view.node in record.in_sync:
+        text = f"{why}: the primary's agent marks this replica first"
+        return Step(StepKind.NOTHING, reason, text)
+    return None
+
+
+def _tidy(view: ReplicationView, _record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """A primary that nobody uses is demoted, so that the other node can have the volume."""
+    if not drbd.primary or view.use:
+        return None
+    return Step(StepKind.DEMOTE, "NotUsed", "nobody uses it here", well=True)
+
+
+# -- the link ------------------------------------------------------------------------------------
+
+
+def _link(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    if drbd.connected:
+        return None
+    if not drbd.standalone:
+        text = f"no link to {view.peer}; it connects by itself when it is back"
+        return Step(StepKind.WAIT_FOR_PEER, "LinkDown", text)
+    holds = view.node in record.in_sync or record.primary == view.node
+    if holds or view.blank:
+        return Step(StepKind.CONNECT, "LinkDown", f"connecting to {view.peer}")
+    text = f"connecting to {record.primary}; what is missed here is copied"
+    return Step(StepKind.CONNECT_AS_TARGET, "Behind", text, snapshot=not view.snapshotted)
+
+
+def _first_sync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """Two new replicas: neither is UpToDate until one is declared to be."""
+    new = drbd.disk is Disk.INCONSISTENT and drbd.peer_disk is Disk.INCONSISTENT
+    if not new or drbd.syncing or view.spec is None:
+        return None
+    alone = record.primary == view.node and record.in_sync == {view.node}
+    both_idle = not drbd.primary and drbd.peer_role is not DrbdRole.PRIMARY
+    if not alone or not both_idle or view.disk_failed:
+        text = f"new replicas; {record.primary} begins the first sync"
+        return Step(StepKind.NOTHING, "FirstSync", text)
+    if view.spec.first_sync is FirstSync.SKIP and view.blank:
+        text = "both replicas are blank: nothing has to be copied"
+        return Step(StepKind.SKIP_FIRST_SYNC, "Blank", text)
+    if view.spec.first_sync is FirstSync.FULL:
+        return Step(StepKind.START_FULL_SYNC, "NotBlank", "copying the whole volume once")
+    text = "new replicas; waiting for the operator to say how they become equal"
+    return Step(StepKind.NOTHING, "FirstSync", text)
+
+
+def _peer_not_equal(
+    view: ReplicationView, record: ReplicationRecord, drbd: DrbdState
+) -> Step | None:
+    """The record never flatters: what the kernel shows unequal is taken out, link up or not."""
+    if record.primary != view.node or view.peer not in record.in_sync:
+        return None
+    unequal = drbd.peer_disk.gone or drbd.peer_disk in (Disk.INCONSISTENT, Disk.OUTDATED)
+    if not unequal and not drbd.syncing and not view.different_bytes:
+        return None
+    if view.node not in record.in_sync:
+        return None
+    text = f"the replica on {view.peer} is not equal ({drbd.peer_disk.value})"
+    if view.different_bytes:
+        text = f"a verify found {format_bytes(view.different_bytes)} that differ on {view.peer}"
+    made = drop_peer(record, view.node, view.peer)
+    return _write(StepKind.DROP_FROM_SYNC, "PeerNotEqual", text, made)
+
+
+def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """A resync is watched; one that stands still is cut and begun anew, by the primary's side."""
+    mine = record.primary == view.node
+    if view.different_bytes and mine and not drbd.syncing and view.node in record.in_sync:
+        text = f"{format_bytes(view.different_bytes)} differ: reconnecting copies them"
+        return Step(StepKind.RECONNECT, "VerifyFound", text)
+    if not drbd.syncing:
+        return None
+    done = f"{drbd.resync.done_percent:.0f} %" if drbd.resync else "beginning"
+    patience = STALLED_OBSERVATIONS if mine else 2 * STALLED_OBSERVATIONS
+    if view.stalled < patience:
+        return Step(StepKind.NOTHING, "Resyncing", f"resync with {view.peer}: {done}")
+    reason, why = "ResyncStalled", f"the resync stands still at {done}"
+    return _cut_first(view, record, reason, why) or Step(
+        StepKind.RECONNECT, reason, f"{why}: connecting anew"
+    )
+
+
+def _add(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """Equal again: the primary's agent, and nobody else, writes it."""
+    missing = sorted({view.node, view.peer} - record.in_sync)
+    if record.primary != view.node or not missing or not drbd.in_sync or view.disk_failed:
+        return None
+    text = f"{missing[0]} holds every write again"
+    made = add_in_sync(record, view.node, missing[0])
+    return _write(StepKind.ADD_IN_SYNC, "Equal", text, made)
+
+
+def _what_is_left(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    if {view.node, view.peer} <= record.in_sync:
+        return None
+    text = (
+        f"connected, disks {drbd.disk.value} and {drbd.peer_disk.value}; in sync:"
+        f" {', '.join(sorted(record.in_sync))}"
+    )
+    return Step(StepKind.NOTHING, "NotInSync", text)
+
+
+RULES: tuple[Rule, ...] = (
+    _let_go,
+    _go_on_alone,
+    _diverged,
+    _own_disk,
+    _configuration,
+    _tidy,
+    _link,
+    _first_sync,
+    _peer_not_equal,
+    _resync,
+    _add,
+    _what_is_left,
+)
