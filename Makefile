@@ -15,7 +15,7 @@ VENV := $(TWINVAULT_CACHE)/venv-$(shell cat requirements.txt requirements-dev.tx
 PYTHON := $(VENV)/bin/python
 PYTEST := $(PYTHON) -m pytest
 LAB := python3 -m e2e.lab
-UNIT_TESTS := $(filter-out tests/root/ tests/api/ tests/sanity/ tests/support/,$(wildcard tests/*/))
+UNIT_TESTS := $(filter-out tests/root/ tests/uml/ tests/api/ tests/sanity/ tests/support/,$(wildcard tests/*/))
 
 .PHONY: help
 help: ## Say what can be made

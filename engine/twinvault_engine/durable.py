@@ -68,10 +68,26 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     fsync_directory(path.parent)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Put ``text`` at ``path``; after a crash there is the old or the new one, never a mix."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """As ``write_text``; the file gets ``mode`` before it gets its name."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    _write(temporary, data, mode)
+    temporary.rename(path)
+    fsync_directory(path.parent)
+
+
+def _write(path: Path, data: bytes, mode: int = 0o600) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
-        os.write(fd, data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        os.fchmod(fd, mode)
         os.fsync(fd)
     finally:
         os.close(fd)

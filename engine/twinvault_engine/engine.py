@@ -9,6 +9,7 @@ are serialised here. Every method may be repeated after a crash at any line. Exp
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,14 @@ from twinvault_core.ids import is_valid_id
 from twinvault_core.model import PoolSpec, PoolStatus, VolumeReplica
 
 from . import devices, leaks, recovery, snapshot, trash, volume
+from .drbd_kernel import HELPER_SOURCE
+from .drbd_replica import Replicas
 from .facts import DeviceFacts, Holding, Recovery, SnapshotFacts, VolumeFacts
 from .freeze import Freezer
 from .layout import DataDirectory
 from .pool import Pools
 from .publishing import Publishing
+from .replication import Replication
 from .snapshot import Snapshots
 from .staged_record import StagedRecords
 from .staging import Staging
@@ -51,6 +55,7 @@ class Engine:
         *,
         clock: Callable[[], datetime] = utc_now,
         max_volumes: int = DEFAULT_MAX_VOLUMES,
+        helper_source: Path = HELPER_SOURCE,
     ) -> None:
         self._data = DataDirectory(data_dir)
         self._data.prepare()
@@ -60,6 +65,10 @@ class Engine:
         self._volumes = Volumes(self._freezer)
         self._snapshots = Snapshots(self._freezer, clock)
         self._records = StagedRecords(self._data.staged)
+        self.replication = Replication(
+            self._pools.directory, Replicas(self._data, helper_source=helper_source), self._data
+        )
+        """Everything about the second replica; see there."""
         root = kubelet_dir.resolve()
         self._staging = Staging(self._pools, self._records, root)
         self._publishing = Publishing(self._pools, root)
@@ -71,7 +80,9 @@ class Engine:
         provably ours, detaches devices that no one uses. Pools that are not mounted yet are swept
         by the first ``ensure_pool`` that mounts them.
         """
-        return recovery.recover(self._data, self._pools.mounted(), self._freezer, self._records)
+        resumed = self.replication.recover()
+        found = recovery.recover(self._data, self._pools.mounted(), self._freezer, self._records)
+        return replace(found, thawed=(*found.thawed, *resumed))
 
     def observe_devices(self) -> tuple[DeviceFacts, ...]:
         """Every whole block device of the node (no loop or RAM disks), sorted by path."""
@@ -102,7 +113,10 @@ class Engine:
         InvalidError: smaller than it is, or than its source. DataAtRiskError: data of another
         volume of that name is there (another UID) or its journal is unreadable; nothing touched.
         """
-        return self._volumes.ensure(self._pools.directory(replica.pool), replica)
+        pool = self._pools.directory(replica.pool)
+        facts = self._volumes.ensure(pool, replica)
+        self.replication.replicas.grow_metadata(pool, replica.volume)
+        return facts
 
     def observe_volume(self, pool: str, volume_id: str) -> VolumeFacts | None:
         """The volume as it is on disk, or None."""
@@ -117,7 +131,9 @@ class Engine:
 
         InUseError while attached or mounted. DataAtRiskError when it is another volume's data.
         """
-        self._volumes.erase(self._pools.directory(pool), volume_id, volume_uid)
+        directory = self._pools.directory(pool)
+        self.replication.replicas.take_down(directory, volume_id, volume_uid)
+        self._volumes.erase(directory, volume_id, volume_uid)
         self._records.remove(volume_id)
 
     def list_volumes(self, pool: str) -> tuple[VolumeFacts, ...]:
@@ -127,14 +143,25 @@ class Engine:
         return tuple(facts for facts in found if facts is not None)
 
     def ensure_snapshot(
-        self, pool: str, snapshot_id: str, volume_id: str, volume_uid: str
+        self,
+        pool: str,
+        snapshot_id: str,
+        volume_id: str,
+        volume_uid: str,
+        *,
+        quiesced: bool = False,
     ) -> SnapshotFacts:
         """Take the snapshot unless it is there already; ready and durable on return.
+
+        ``quiesced``: the caller holds the writes (``replication.quiesce``), here or at the primary;
+        nothing is frozen then.
 
         NotFoundError: no such volume. AlreadyExistsError: it is of another volume. NoSpaceError.
         """
         directory = self._pools.directory(pool)
-        return self._snapshots.ensure(directory, snapshot_id, volume_id, volume_uid)
+        return self._snapshots.ensure(
+            directory, snapshot_id, volume_id, volume_uid, quiesced=quiesced
+        )
 
     def observe_snapshot(self, pool: str, snapshot_id: str) -> SnapshotFacts | None:
         directory = self._pools.directory(pool)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from pathlib import Path
 from twinvault_core.errors import NoSpaceError, TwinvaultError
 
 from . import durable, extents, loop, reflink
+from .attachment import choose_device
 from .freeze import Freezer
 from .mountinfo import mounts_of_device
 from .reflink import ExtentHints
@@ -27,6 +30,7 @@ takes too much comes back (xfs.free_preallocations).
 _BLOCK_BYTES = 512
 _KEEP_SIZE = 1
 _PUNCH_HOLE = 2
+_BLKZEROOUT = 0x127F
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -93,7 +97,7 @@ def freeze_users(image: Path, freezer: Freezer, name: str) -> AbstractContextMan
     A raw block device has nothing to freeze; what its page cache holds is written first. The copy
     itself is of one instant in any case.
     """
-    device = loop.find_device(image)
+    device = choose_device(image)
     if device is None:
         return nullcontext()
     mounts = [m for m in mounts_of_device(device.major_minor) if not m.read_only]
@@ -113,10 +117,28 @@ def grow(path: Path, size_bytes: int) -> None:
             os.fsync(fd)
     finally:
         os.close(fd)
+    refresh_device(path)
+
+
+def refresh_device(path: Path) -> None:
+    """Let the loop device over the image see the image's size."""
     device = loop.find_device(path)
-    if device is not None and device.size_bytes < size_bytes:
+    if device is not None and device.size_bytes < path.stat().st_size:
         step("grow device")
         loop.refresh_capacity(device)
+
+
+def zero_device(path: str) -> None:
+    """Make a whole block device read as zeros, the image below it a hole again if it can."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        fcntl.ioctl(fd, _BLKZEROOUT, struct.pack("=QQ", 0, size))
+        os.fsync(fd)
+    except OSError as error:
+        raise TwinvaultError(f"{path} cannot be emptied: {error.strerror}; try again") from error
+    finally:
+        os.close(fd)
 
 
 def punch(path: Path) -> None:
@@ -135,9 +157,14 @@ def punch(path: Path) -> None:
 
 def is_blank(path: Path) -> bool:
     """Whether no byte of the image was ever written: it reads as zeros from end to end."""
+    return is_blank_from(path, 0)
+
+
+def is_blank_from(path: Path, offset: int) -> bool:
+    """As ``is_blank``, for what comes from ``offset`` on."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.lseek(fd, 0, os.SEEK_DATA)
+        os.lseek(fd, offset, os.SEEK_DATA)
         return False
     except OSError as error:
         if error.errno == errno.ENXIO:

@@ -21,6 +21,7 @@ VOLUME_FILE = "volume.json"
 SNAPSHOT_FILE = "snapshot.json"
 DATA_FILE = "data.img"
 META_FILE = "meta.img"
+REPLICATION_FILE = "replication.json"
 _VERSION = 1
 
 

@@ -38,11 +38,28 @@ class DataDirectory:
     def frozen(self) -> Path:
         return self.root / "records" / "frozen"
 
+    @property
+    def drbd(self) -> Path:
+        """Resource files of the replicated volumes."""
+        return self.root / "records" / "drbd"
+
+    @property
+    def fence(self) -> Path:
+        """The program that DRBD's module calls on the host, and what it needs."""
+        return self.root / "fence"
+
     def prepare(self) -> None:
         """Create what is missing."""
         self.root.mkdir(mode=0o750, parents=True, exist_ok=True)
         durable.make_directory(self.root / "records")
-        for path in (self.pools, self.probes, self.pool_records, self.staged, self.frozen):
+        for path in (
+            self.pools,
+            self.probes,
+            self.pool_records,
+            self.staged,
+            self.frozen,
+            self.drbd,
+        ):
             durable.make_directory(path)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
-from . import durable, loop
+from twinvault_core.errors import DataAtRiskError
+
+from . import drbd_device, drbd_journal, durable, loop
 from .attachment import attachment_of
 from .facts import Holding
 from .layout import DataDirectory, PoolDirectory
@@ -39,6 +42,23 @@ def _devices(pools: tuple[PoolDirectory, ...]) -> Iterator[Holding]:
         yield Holding("loop", device.path, f"{device.backing_file}{deleted}")
         for mount in attachment_of(device).mounts:
             yield Holding("mount", mount.path, device.path)
+    for pool in pools:
+        for directory in pool.volumes.iterdir():
+            yield from _replicas(directory)
+
+
+def _replicas(directory: Path) -> Iterator[Holding]:
+    """The DRBD resource of a volume, if the kernel has it, and its mounts."""
+    try:
+        record = drbd_journal.load(directory)
+    except DataAtRiskError:
+        return
+    if record is None or not drbd_device.is_configured(record):
+        return
+    yield Holding("drbd", directory.name, f"/dev/drbd{record.spec.minor}")
+    device = drbd_device.find_primary(record)
+    for mount in attachment_of(device).mounts if device else ():
+        yield Holding("mount", mount.path, f"/dev/drbd{record.spec.minor}")
 
 
 def _records(data: DataDirectory) -> Iterator[Holding]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from twinvault_core.errors import (
     BusyError,
@@ -47,6 +48,13 @@ _BLKGETSIZE64 = 0x80081272
 _FLAG_DIRECT_IO = 16
 _INFO = struct.Struct("=QQQQQIIII64s64s32s2Q")
 _CONFIG = struct.Struct(f"=II{_INFO.size}s8Q")
+
+
+class BlockDevice(Protocol):
+    """Any block device: what is below may be a loop device or a replicated one."""
+
+    @property
+    def path(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -227,28 +235,32 @@ def refresh_capacity(device: LoopDevice) -> None:
     _with_device(device, lambda fd: fcntl.ioctl(fd, _LOOP_SET_CAPACITY))
 
 
-def read_size(device: LoopDevice) -> int:
+def _sysfs(device: BlockDevice) -> Path:
+    return _SYS_BLOCK / Path(device.path).name
+
+
+def read_size(device: BlockDevice) -> int:
     """Its size now, in bytes."""
-    return int((_SYS_BLOCK / f"loop{device.number}" / "size").read_text()) * 512
+    return int((_sysfs(device) / "size").read_text()) * 512
 
 
-def drop_cache(device: LoopDevice) -> None:
+def drop_cache(device: BlockDevice) -> None:
     """Forget what the kernel has cached of the device: its image was changed below it."""
     _with_device(device, lambda fd: fcntl.ioctl(fd, _BLKFLSBUF))
 
 
-def set_read_only(device: LoopDevice, read_only: bool) -> None:
+def set_read_only(device: BlockDevice, read_only: bool) -> None:
     """Make the kernel refuse writes to the device, or allow them again."""
     if is_read_only(device) == read_only:
         return
     _with_device(device, lambda fd: fcntl.ioctl(fd, _BLKROSET, struct.pack("=i", read_only)))
 
 
-def is_read_only(device: LoopDevice) -> bool:
-    return (_SYS_BLOCK / f"loop{device.number}" / "ro").read_text().strip() == "1"
+def is_read_only(device: BlockDevice) -> bool:
+    return (_sysfs(device) / "ro").read_text().strip() == "1"
 
 
-def _with_device(device: LoopDevice, action: Callable[[int], object]) -> None:
+def _with_device(device: BlockDevice, action: Callable[[int], object]) -> None:
     fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         action(fd)
@@ -256,7 +268,7 @@ def _with_device(device: LoopDevice, action: Callable[[int], object]) -> None:
         os.close(fd)
 
 
-def is_claimed(device: LoopDevice) -> bool:
+def is_claimed(device: BlockDevice) -> bool:
     """Whether a filesystem or another driver holds the device, in any mount namespace."""
     try:
         os.close(os.open(device.path, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
@@ -267,20 +279,27 @@ def is_claimed(device: LoopDevice) -> bool:
     return False
 
 
-def detach(device: LoopDevice) -> None:
-    """Unbind the device and wait until it is. InUseError while a filesystem holds it;
-    BusyError when a process still has it open: it goes when that process ends.
+def wait_until_unclaimed(device: BlockDevice, what: str) -> None:
+    """Return when nothing holds the device; InUseError when something does for long.
+
+    A filesystem that was just unmounted may live on for an instant in a mount namespace that is
+    being made or torn down.
     """
-    # A filesystem that was just unmounted may live on for an instant in a mount namespace that is
-    # being made or torn down.
     deadline = time.monotonic() + _WAIT_SECONDS
     while is_claimed(device):
         if time.monotonic() > deadline:
             raise InUseError(
-                f"{device.path} ({device.backing_file}) is still mounted, perhaps in a container's"
+                f"{device.path} ({what}) is still mounted, perhaps in a container's"
                 " own mount namespace; end the pod that uses it"
             )
         time.sleep(0.02)
+
+
+def detach(device: LoopDevice) -> None:
+    """Unbind the device and wait until it is. InUseError while a filesystem holds it;
+    BusyError when a process still has it open: it goes when that process ends.
+    """
+    wait_until_unclaimed(device, device.backing_file)
     step("detach loop")
     fd = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -150,6 +150,11 @@ class Publishing:
         if attached is None:
             raise NotFoundError(f"volume {request.volume_id} is not staged on this node")
         image.grow(data, record.size_bytes)
+        if attached.replicated and loop.read_size(attached.device) < request.size_bytes:
+            raise FailedPreconditionError(
+                f"volume {request.volume_id} has not grown yet: both replicas must have the new"
+                " size and be in sync; try again"
+            )
         if record.volume_mode is VolumeMode.FILESYSTEM:
             found = find_mount(path)
             if found is None or found not in attached.filesystem_mounts:

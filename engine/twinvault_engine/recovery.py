@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
-from twinvault_core.errors import TwinvaultError
+from twinvault_core.errors import DataAtRiskError, TwinvaultError
 
-from . import loop, mount, trash
-from .attachment import attachment_of
+from . import drbd_journal, loop, mount, trash
+from .attachment import attachment_of, choose_device
 from .facts import Recovery
 from .freeze import Freezer
-from .journal import DATA_FILE, load_volume
+from .journal import DATA_FILE, META_FILE, load_volume
 from .layout import DataDirectory, PoolDirectory
 from .mountinfo import observe_mounts
 from .staged_record import StagedRecords
@@ -55,19 +56,23 @@ def _release_devices(
     detached: list[str] = []
     left: list[str] = []
     inodes = {
-        (status.st_dev, status.st_ino): directory.name
+        (status.st_dev, status.st_ino): directory
         for pool in pools
         for directory in pool.volumes.iterdir()
-        if (directory / DATA_FILE).exists()
-        for status in [(directory / DATA_FILE).stat()]
+        for name in (DATA_FILE, META_FILE)
+        if (directory / name).exists()
+        for status in [(directory / name).stat()]
     }
     below = {pool.root.stat().st_dev for pool in pools}
     for device in loop.list_devices():
         if device.backing_device not in below:
             continue
-        volume_id = inodes.get((device.backing_device, device.inode), "")
-        record = records.load(volume_id) if volume_id else None
+        directory = inodes.get((device.backing_device, device.inode))
+        record = records.load(directory.name) if directory else None
         used = bool(attachment_of(device).mounts) or (record is not None and record.complete)
+        if directory is not None and _is_replicated(directory):
+            # Held by DRBD, which lives on when we do not.
+            used = loop.is_claimed(device)
         if used and not device.sound:
             left.append(f"{device.path}: no direct I/O with 4096-byte sectors; restage its volume")
         elif not used:
@@ -77,6 +82,14 @@ def _release_devices(
             except (TwinvaultError, OSError) as error:
                 left.append(f"{device.path}: {error}")
     return detached, left
+
+
+def _is_replicated(directory: Path) -> bool:
+    """Whether the volume has a second replica; one whose record is damaged counts as that."""
+    try:
+        return drbd_journal.load(directory) is not None
+    except DataAtRiskError:
+        return True
 
 
 def _forget_stale(pools: tuple[PoolDirectory, ...], records: StagedRecords) -> None:
@@ -91,5 +104,5 @@ def _forget_stale(pools: tuple[PoolDirectory, ...], records: StagedRecords) -> N
             continue
         with suppress(TwinvaultError):
             directory = pool.volume(volume_id)
-            if load_volume(directory) is None or loop.find_device(directory / DATA_FILE) is None:
+            if load_volume(directory) is None or choose_device(directory / DATA_FILE) is None:
                 records.remove(volume_id)

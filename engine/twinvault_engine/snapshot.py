@@ -7,7 +7,7 @@ fsynced  4. journal, ready. Killed before 4 the copy is made again: nobody was t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,7 +31,13 @@ class Snapshots:
         self._clock = clock
 
     def ensure(
-        self, pool: PoolDirectory, snapshot_id: str, volume_id: str, volume_uid: str
+        self,
+        pool: PoolDirectory,
+        snapshot_id: str,
+        volume_id: str,
+        volume_uid: str,
+        *,
+        quiesced: bool = False,
     ) -> SnapshotFacts:
         """See ``Engine.ensure_snapshot``."""
         directory = pool.snapshot(snapshot_id)
@@ -45,7 +51,8 @@ class Snapshots:
                 f" {record.volume_uid}); take the new one under another name"
             )
         if record is None or not record.ready:
-            self._take(pool, directory, self._find_volume(pool, volume_id, volume_uid))
+            volume = self._find_volume(pool, volume_id, volume_uid)
+            self._take(pool, directory, volume, quiesced=quiesced)
         return observe_in(pool, directory)
 
     def _find_volume(self, pool: PoolDirectory, volume_id: str, volume_uid: str) -> VolumeRecord:
@@ -58,7 +65,9 @@ class Snapshots:
             raise BusyError(f"volume {volume_id} is still being made; try again")
         return volume
 
-    def _take(self, pool: PoolDirectory, directory: Path, volume: VolumeRecord) -> None:
+    def _take(
+        self, pool: PoolDirectory, directory: Path, volume: VolumeRecord, *, quiesced: bool
+    ) -> None:
         require_space(pool, f"snapshot {directory.name}")
         origin = pool.volume(volume.volume_id)
         record = SnapshotRecord(
@@ -73,7 +82,10 @@ class Snapshots:
         step("create snapshot directory")
         durable.make_directory(directory)
         record = journal.save_snapshot(directory, record)
-        freeze = image.freeze_users(origin / DATA_FILE, self._freezer, f"snapshot-{directory.name}")
+        freeze: AbstractContextManager[None] = nullcontext()
+        if not quiesced:
+            name = f"snapshot-{directory.name}"
+            freeze = image.freeze_users(origin / DATA_FILE, self._freezer, name)
         taken: list[datetime] = []
         image.make_copy(
             origin / DATA_FILE,

@@ -22,7 +22,7 @@ from twinvault_core.errors import (
 from twinvault_core.model import VolumeMode
 
 from . import filesystem, image, journal, loop, mount, paths
-from .attachment import Attachment, attachment_of, observe_attachment, require_ours
+from .attachment import Attachment, attach, detach, observe_attachment, require_ours
 from .filesystem import Identity
 from .freeze import read_boot_id
 from .journal import DATA_FILE, Format, VolumeRecord
@@ -78,10 +78,9 @@ class Staging:
         if before is None or replace(before, complete=False) != wanted:
             self._records.save(wanted)
         fresh = before is None and attached is None
-        attached = attachment_of(loop.attach(directory / DATA_FILE))
+        attached = attach(directory / DATA_FILE)
         try:
-            if attached.device.size_bytes < volume.size_bytes:
-                loop.refresh_capacity(attached.device)
+            image.refresh_device(directory / DATA_FILE)
             if wanted.volume_mode == VolumeMode.BLOCK:
                 loop.set_read_only(attached.device, request.read_only)
             else:
@@ -98,7 +97,7 @@ class Staging:
         """After a refusal for good nobody calls unstage: what this call attached would stay."""
         attached = observe_attachment(data)
         if attached is not None and not attached.filesystem_mounts:
-            loop.detach(attached.device)
+            detach(data, attached.device)
             self._records.remove(volume_id)
 
     def _mount(
@@ -141,8 +140,11 @@ class Staging:
         if volume.format is Format.STARTED:
             # That mkfs was cut short and nothing has mounted the volume since: back to zeros.
             step("empty image")
-            image.punch(directory / DATA_FILE)
-            loop.drop_cache(attached.device)
+            if attached.replicated:
+                image.zero_device(device)
+            else:
+                image.punch(directory / DATA_FILE)
+                loop.drop_cache(attached.device)
         elif not image.is_blank(directory / DATA_FILE):
             return self._adopt(directory, volume, fs_type, device)
         elif volume.format is Format.DONE:
@@ -206,8 +208,8 @@ class Staging:
                 )
         if mounted is not None:
             mount.unmount(path)
-        if attached is not None:
-            loop.detach(attached.device)
+        if attached is not None and data is not None:
+            detach(data, attached.device)
         self._records.remove(request.volume_id)
         return {}
 

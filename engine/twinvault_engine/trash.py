@@ -19,7 +19,12 @@ from .layout import PoolDirectory
 from .steps import step
 
 _JOURNALS = (journal.VOLUME_FILE, journal.SNAPSHOT_FILE)
-_CONTENT = (journal.DATA_FILE, journal.META_FILE)
+_CONTENT = (
+    journal.DATA_FILE,
+    journal.META_FILE,
+    journal.REPLICATION_FILE,
+    f"{journal.REPLICATION_FILE}{durable.TEMPORARY_SUFFIX}",
+)
 
 
 def discard(pool: PoolDirectory, directory: Path) -> None:

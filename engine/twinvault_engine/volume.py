@@ -24,7 +24,7 @@ from twinvault_core.model import VolumeMode, VolumeReplica
 from twinvault_core.sizing import BLOCK_BYTES
 
 from . import ballast, durable, filesystem, image, journal, loop, trash
-from .attachment import observe_attachment
+from .attachment import choose_device, observe_attachment
 from .facts import VolumeFacts
 from .freeze import Freezer
 from .journal import DATA_FILE, Format, SnapshotRecord, VolumeRecord
@@ -171,7 +171,7 @@ def find_source(
 
 def refuse_attached(data: Path, volume_id: str) -> None:
     """InUseError while a device is bound to the image."""
-    device = loop.find_device(data)
+    device = choose_device(data)
     if device is None:
         return
     where = ", ".join(m.path for m in mounts_of_device(device.major_minor)[:3])
@@ -205,7 +205,7 @@ def observe_in(pool: PoolDirectory, directory: Path) -> VolumeFacts:
     if record is None or record.deleted:
         raise NotFoundError(f"there is no volume {directory.name} in pool {pool.name}")
     data = directory / DATA_FILE
-    device = loop.find_device(data) if record.ready else None
+    device = choose_device(data) if record.ready else None
     usage = image.observe_usage(data) if record.ready else image.Usage(record.size_bytes, 0, 0)
     return VolumeFacts(
         pool=pool.name,

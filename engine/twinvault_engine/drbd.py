@@ -1,0 +1,328 @@
+"""Acts on one node's DRBD resources, each repeatable, each with a deadline.
+
+Whatever depends on the file goes through drbdadm, which knows how 8.4 and 9 are told; what only
+names a resource goes to drbdsetup, which is quicker and has no deadlines of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from twinvault_core.errors import (
+    DataAtRiskError,
+    DeadlineError,
+    ErrorCode,
+    FailedPreconditionError,
+)
+from twinvault_core.model import ReplicationSpec
+from twinvault_core.replication_state import Connection, Disk, DrbdRole
+
+from . import runner
+from .drbd_config import resource_name
+from .drbd_error import DrbdError, describe_failure
+from .drbd_state import Resource, is_just_created, parse_events
+from .runner import CommandError, Output
+from .steps import step
+
+SHORT_SECONDS = 10.0
+PROMOTE_SECONDS = 25.0
+"""The kernel asks its helper up to four times, and each call may take four seconds."""
+LONG_SECONDS = 60.0
+_SETTLE_SECONDS = 5.0
+_NO_SUCH_RESOURCE = 10
+
+
+@dataclass(frozen=True)
+class Handle:
+    """How to name one volume's resource to the tools. ``file``: its resource file."""
+
+    volume_id: str
+    minor: int
+    node_id: int
+    version: str
+    file: Path
+
+    @property
+    def resource(self) -> str:
+        return resource_name(self.volume_id)
+
+    @property
+    def newer(self) -> bool:
+        """Whether the kernel has DRBD 9: some commands name the resource instead of the minor."""
+        return not self.version.startswith("8.")
+
+    @property
+    def by_role(self) -> str:
+        return self.resource if self.newer else str(self.minor)
+
+    @property
+    def by_peer(self) -> tuple[str, ...]:
+        return (self.resource, str(1 - self.node_id), "0") if self.newer else (str(self.minor),)
+
+
+def handle_of(volume_id: str, spec: ReplicationSpec, version: str, file: Path) -> Handle:
+    number = sorted((spec.address, spec.peer_address)).index(spec.address)
+    return Handle(volume_id, spec.minor, number, version, file)
+
+
+def observe(resource: str) -> Resource | None:
+    """The resource as the kernel has it now, with sizes; None when it is not configured."""
+    return _dump(resource).get(resource)
+
+
+def observe_all() -> dict[str, Resource]:
+    """Every resource on the node, by name, also those of others; without sizes."""
+    return parse_events(_setup("asking for all states", "events2", "--now", "all").stdout)
+
+
+def _dump(resource: str) -> dict[str, Resource]:
+    said = _setup(
+        f"asking for the state of {resource}",
+        *("events2", "--now", "--statistics", resource),
+        accept=frozenset({0, _NO_SUCH_RESOURCE}),
+    )
+    return parse_events(said.stdout)
+
+
+def observe_just_created(handle: Handle) -> bool:
+    """Whether the attached metadata was made and never used since."""
+    what = f"asking for the generations of {handle.volume_id}"
+    return is_just_created(_setup(what, "get-gi", *handle.by_peer).stdout)
+
+
+def make_metadata(handle: Handle, device: str) -> None:
+    """Write blank metadata to ``device``, which the caller has proved to be blank."""
+    step("create drbd metadata")
+    kind = ("v09", device, "flex-external", "create-md", "1")
+    old = ("v08", device, "flex-external", "create-md")
+    argv = ["drbdmeta", "--force", str(handle.minor), *(kind if handle.newer else old)]
+    _run(f"making the metadata of {handle.volume_id}", argv, LONG_SECONDS)
+
+
+def apply_config(handle: Handle) -> None:
+    """Bring the resource, its disk and its connection to what the file says, from any state."""
+    step("drbd adjust")
+    _adm(handle, "bringing up", "adjust", timeout_seconds=LONG_SECONDS)
+
+
+def attach(handle: Handle) -> None:
+    """Attach the local disk; nothing to do when it is."""
+    state = _require(handle).state
+    if state.disk in (Disk.DISKLESS, Disk.FAILED):
+        step("drbd attach")
+        _adm(handle, "attaching the disk of", "attach", timeout_seconds=LONG_SECONDS)
+
+
+def connect(handle: Handle) -> None:
+    """Begin to look for the peer; does not wait until it is found."""
+    if _require(handle).state.connection is Connection.STANDALONE:
+        step("drbd connect")
+        _adm(handle, "connecting", "connect")
+
+
+def disconnect(handle: Handle) -> None:
+    """Leave the peer. On a primary this is as if the link was cut: the fence question comes."""
+    present = observe(handle.resource)
+    if present is not None and present.state.connection is not Connection.STANDALONE:
+        step("drbd disconnect")
+        _adm(handle, "disconnecting", "disconnect")
+
+
+def down(handle: Handle) -> None:
+    """Take the resource out of the kernel; nothing to do when it is not there. InUse while it is
+    primary and open.
+    """
+    if observe(handle.resource) is None:
+        return
+    demote(handle)
+    step("drbd down")
+    _setup(f"taking down {handle.volume_id}", "down", handle.resource, seconds=LONG_SECONDS)
+
+
+def promote(handle: Handle) -> None:
+    """Become primary. Only for a caller whom the record names primary (R2, R3).
+
+    Without the peer in reach the kernel asks the fence helper first; Unavailable when that did
+    not allow it. FailedPrecondition while the other is primary, or without whole data.
+    """
+    if _require(handle).state.primary:
+        return
+    step("drbd primary")
+    what = f"promoting {handle.volume_id}"
+    _setup(what, "primary", handle.by_role, seconds=PROMOTE_SECONDS)
+
+
+def demote(handle: Handle) -> None:
+    """Become secondary; InUse while something has the device open.
+
+    A probe of the host (udev, blkid) may hold it for a moment after the unmount: that is waited
+    for.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        present = observe(handle.resource)
+        if present is None or not present.state.primary:
+            return
+        step("drbd secondary")
+        try:
+            _setup(f"demoting {handle.volume_id}", "secondary", handle.by_role)
+        except DrbdError as error:
+            if error.code is not ErrorCode.IN_USE or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def skip_first_sync(handle: Handle) -> None:
+    """Declare both replicas equal and whole without copying. Done on one node only.
+
+    The caller has proved both images blank and both metadata just made. FailedPrecondition unless
+    our metadata was never used and both are connected, secondary and inconsistent.
+    """
+    present = _require(handle)
+    state = present.state
+    if state.in_sync and present.out_of_sync_bytes == 0:
+        return
+    both = (state.disk, state.peer_disk, state.role, state.peer_role)
+    wanted = (Disk.INCONSISTENT, Disk.INCONSISTENT, DrbdRole.SECONDARY, DrbdRole.SECONDARY)
+    if not state.connected or both != wanted or not observe_just_created(handle):
+        raise FailedPreconditionError(
+            f"the first sync of volume {handle.volume_id} cannot be skipped: disks {state.disk} and"
+            f" {state.peer_disk}, roles {state.role} and {state.peer_role}, {state.connection};"
+            " only two connected, never used replicas can be declared equal. Use a full sync"
+        )
+    step("drbd skip first sync")
+    _setup(
+        f"skipping the first sync of {handle.volume_id}",
+        *("new-current-uuid", str(handle.minor), "--clear-bitmap"),
+    )
+
+
+def start_full_sync(handle: Handle) -> None:
+    """Declare the local data whole; the peer gets all of it. Never on a replica that was whole.
+
+    DataAtRisk when the peer holds whole data: a human chooses then.
+    """
+    state = _require(handle).state
+    if state.disk is Disk.UP_TO_DATE:
+        demote(handle)
+        return
+    if state.peer_disk in (Disk.UP_TO_DATE, Disk.CONSISTENT, Disk.OUTDATED):
+        raise DataAtRiskError(
+            f"the other replica of volume {handle.volume_id} holds data ({state.peer_disk}); it is"
+            " not overwritten. Choose by hand which replica is right"
+        )
+    if state.disk is not Disk.INCONSISTENT or not observe_just_created(handle):
+        raise FailedPreconditionError(
+            f"the local replica of volume {handle.volume_id} is {state.disk} and was replicated"
+            " before; it cannot be declared whole. Connect it to the replica that is"
+        )
+    step("drbd force primary")
+    what = f"starting the first sync of {handle.volume_id}"
+    _setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
+    demote(handle)
+
+
+def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
+    """Take the size that both images have now. ``new_part_is_blank``: on both, proved by the
+    caller; then nothing is copied. Otherwise the new part is resynced.
+    """
+    state = _require(handle).state
+    if not state.in_sync:
+        raise FailedPreconditionError(
+            f"volume {handle.volume_id} cannot grow now: {state.connection}, disks {state.disk} and"
+            f" {state.peer_disk}; it grows when both replicas are in sync"
+        )
+    step("drbd resize")
+    clean = ("--assume-clean",) if new_part_is_blank else ()
+    what = f"growing {handle.volume_id}"
+    _setup(what, "resize", str(handle.minor), *clean, seconds=LONG_SECONDS)
+
+
+def suspend_io(handle: Handle) -> None:
+    """Hold all writes and wait for those in flight: both images are equal on return."""
+    step("drbd suspend")
+    _setup(f"suspending {handle.volume_id}", "suspend-io", str(handle.minor))
+
+
+def resume_io(handle: Handle) -> None:
+    """Let I/O go on, whatever suspended it: also a freeze for the loss of the peer (see
+    ``drbd_quiesce``). Only after the record allows it.
+    """
+    step("drbd resume")
+    _setup(f"resuming {handle.volume_id}", "resume-io", str(handle.minor))
+
+
+def outdate(handle: Handle) -> None:
+    """Mark the local data as not the newest; it cannot be promoted then. Only while secondary."""
+    if _require(handle).state.disk is not Disk.OUTDATED:
+        _setup(f"outdating {handle.volume_id}", "outdate", str(handle.minor))
+
+
+def force_detach(handle: Handle) -> None:
+    """Drop the local disk at once, also while I/O is frozen; frozen I/O then ends in errors as
+    soon as it is resumed.
+    """
+    if _require(handle).state.disk is Disk.DISKLESS:
+        return
+    step("drbd detach")
+    _setup(f"detaching {handle.volume_id}", "detach", str(handle.minor), "--force")
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while _require(handle).state.disk is not Disk.DISKLESS:
+        if time.monotonic() > deadline:
+            raise DeadlineError(
+                f"the disk of volume {handle.volume_id} is not detached after"
+                f" {_SETTLE_SECONDS:g} s; its loop device does not answer. See the kernel log"
+            )
+        time.sleep(0.02)
+
+
+def invalidate(handle: Handle) -> None:
+    """Throw the local data away; the peer sends all of it. Never while primary."""
+    state = _require(handle).state
+    if state.primary or state.peer_disk is not Disk.UP_TO_DATE:
+        raise FailedPreconditionError(
+            f"the local replica of volume {handle.volume_id} is not thrown away: it is"
+            f" {state.role} and the other is {state.peer_disk}"
+        )
+    step("drbd invalidate")
+    _setup(f"invalidating {handle.volume_id}", "invalidate", str(handle.minor), seconds=30.0)
+
+
+def verify(handle: Handle) -> None:
+    """Start to compare both replicas; blocks that differ are marked, not repaired: disconnecting
+    and connecting repairs them.
+    """
+    _setup(f"verifying {handle.volume_id}", "verify", *handle.by_peer)
+
+
+def _require(handle: Handle) -> Resource:
+    present = observe(handle.resource)
+    if present is None:
+        raise DrbdError(
+            f"volume {handle.volume_id} is not up on this node; the agent brings it up first",
+            ErrorCode.NOT_FOUND,
+            None,
+        )
+    return present
+
+
+def _setup(
+    what: str, *words: str, seconds: float = SHORT_SECONDS, accept: frozenset[int] = frozenset({0})
+) -> Output:
+    return _run(what, ["drbdsetup", *words], seconds, accept)
+
+
+def _adm(handle: Handle, what: str, act: str, *, timeout_seconds: float = SHORT_SECONDS) -> Output:
+    argv = ["drbdadm", "-c", str(handle.file), act, handle.resource]
+    return _run(f"{what} {handle.volume_id}", argv, timeout_seconds)
+
+
+def _run(
+    what: str, argv: list[str], seconds: float, accept: frozenset[int] = frozenset({0})
+) -> Output:
+    try:
+        return runner.run(argv, timeout_seconds=seconds, accept=accept)
+    except CommandError as error:
+        raise describe_failure(what, error) from error
