@@ -13,7 +13,7 @@ from twinvault_core.sizing import MIB
 
 from ..facts import DeviceFacts, VolumeFacts
 
-MEANINGFUL_BYTES = 64 * MIB
+MEANINGFUL_BYTES = 16 * MIB
 """Usage that moved less than this (or 1/64 of the whole) is not worth a write."""
 MAX_DEVICES = 200
 MAX_ORPHANS = 100
