@@ -40,6 +40,39 @@ def observe_room(
     return Room(sum(sizes), max(sizes, default=0))
 
 
+def observe_pair_room(
+    clusters: Iterable[StorageCluster],
+    pair: Collection[str],
+    pool: str,
+    nodes: Collection[str] | None,
+) -> Room:
+    """Room for volumes with a replica at each site of ``pair``, one of them on ``nodes``.
+
+    Both replicas are whole and lie in pools of one name, so the tighter site decides.
+    """
+    sites = [cluster for cluster in clusters if cluster.meta.name in pair]
+    if len(sites) != 2:
+        return Room(0, 0)
+    shared = {one.name for one in sites[0].pools} & {one.name for one in sites[1].pools}
+    available, largest = 0, 0
+    for name in sorted(shared & {pool} if pool else shared):
+        ways = [_tighter(name, nodes, *order) for order in (sites, sites[::-1])]
+        available += max(way.available_bytes for way in ways)
+        largest = max(largest, *(way.largest_bytes for way in ways))
+    return Room(available, largest)
+
+
+def _tighter(
+    pool: str, nodes: Collection[str] | None, near: StorageCluster, far: StorageCluster
+) -> Room:
+    """Room when one replica goes to ``nodes`` of ``near`` and the other anywhere in ``far``."""
+    here, there = observe_room([near], pool, nodes), observe_room([far], pool, None)
+    return Room(
+        min(here.available_bytes, there.available_bytes),
+        min(here.largest_bytes, there.largest_bytes),
+    )
+
+
 def growth_bytes(
     clusters: Iterable[StorageCluster], pool: str, homes: Collection[str]
 ) -> int | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from google.protobuf.wrappers_pb2 import Int64Value
 
 from twinvault_core import sizing
@@ -10,7 +12,7 @@ from twinvault_core.ids import is_valid_id
 from twinvault_core.model import Snapshot, Volume
 
 from .calls import Context, wait_seconds
-from .capacity import observe_room
+from .capacity import Room, observe_pair_room, observe_room
 from .locks import InFlight
 from .messages import (
     CONTEXT_READ_ONLY,
@@ -102,7 +104,10 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         volume_id = find_id(request.volume_id, "volume")
         read_only = request.readonly or capability.read_only
         with self._in_flight.hold(volume_id, "ControllerPublishVolume"):
-            await self._publishing.ensure_published(volume_id, node_id, capability, read_only)
+            volume = await self._publishing.ensure_published(
+                volume_id, node_id, capability, read_only
+            )
+        await self._publishing.wait_primary(volume, node_id, wait_seconds(context))
         publish_context = {CONTEXT_READ_ONLY: "true"} if read_only else {}
         return csi_pb2.ControllerPublishVolumeResponse(publish_context=publish_context)
 
@@ -180,7 +185,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         nodes = None
         if request.accessible_topology.segments:
             nodes = find_nodes(request.accessible_topology, self._objects.node_clusters())
-        room = observe_room(self._objects.all_clusters(), parameters.pool, nodes)
+        room = self._observe_room(parameters, nodes)
         smallest = sizing.MIN_VOLUME_BYTES
         if parameters.fs_type == "xfs":
             smallest = sizing.MIN_XFS_VOLUME_BYTES
@@ -189,6 +194,16 @@ class Controller(csi_pb2_grpc.ControllerServicer):
             maximum_volume_size=Int64Value(value=min(room.largest_bytes, sizing.MAX_VOLUME_BYTES)),
             minimum_volume_size=Int64Value(value=smallest),
         )
+
+    def _observe_room(self, parameters: Parameters, nodes: Collection[str] | None) -> Room:
+        """For a class whose pair does not exist as if it named none: the volume is asked for then,
+        and refused in words; without room the scheduler would only say that there is none.
+        """
+        clusters = self._objects.all_clusters()
+        pair = self._objects.find_pair(parameters.replication_pair)
+        if pair is None:
+            return observe_room(clusters, parameters.pool, nodes)
+        return observe_pair_room(clusters, pair.clusters, parameters.pool, nodes)
 
     async def CreateSnapshot(
         self, request: csi_pb2.CreateSnapshotRequest, context: Context

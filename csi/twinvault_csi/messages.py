@@ -16,8 +16,13 @@ CONTEXT_READ_ONLY = "readOnly"
 
 
 def homes_of(volume: Volume) -> tuple[str, ...]:
-    """Nodes that hold a replica, the primary first."""
-    nodes = {str(one["node"]) for one in volume.status.get("replicas") or ()}
+    """Nodes that hold a replica, the primary first.
+
+    Those that placement chose: a replica that is being removed may still be listed, and a volume
+    is answered only when all of its nodes are known, because its PersistentVolume keeps them.
+    """
+    chosen = (volume.status.get("placement") or {}).get("nodes")
+    nodes = set(chosen or (str(one["node"]) for one in volume.status.get("replicas") or ()))
     primary = volume.record.primary if volume.record else ""
     return tuple(sorted(nodes, key=lambda node: (node != primary, node)))
 

@@ -8,10 +8,23 @@ from typing import Any
 
 from twinvault_core.errors import NotFoundError, UnavailableError
 from twinvault_core.ids import is_valid_id
-from twinvault_core.model import Snapshot, StorageCluster, StorageNode, Volume
+from twinvault_core.model import (
+    ReplicationPair,
+    Snapshot,
+    StorageCluster,
+    StorageNode,
+    Volume,
+)
 from twinvault_kube.client import KubeClient
 from twinvault_kube.informer import Informer
-from twinvault_kube.kinds import SNAPSHOTS, STORAGE_CLUSTERS, STORAGE_NODES, VOLUMES, Kind
+from twinvault_kube.kinds import (
+    REPLICATION_PAIRS,
+    SNAPSHOTS,
+    STORAGE_CLUSTERS,
+    STORAGE_NODES,
+    VOLUMES,
+    Kind,
+)
 
 from .topology import Clusters
 
@@ -29,6 +42,7 @@ class Objects:
     snapshots: Informer
     clusters: Informer
     nodes: Informer
+    pairs: Informer
 
     @classmethod
     def watching(cls, client: KubeClient) -> Objects:
@@ -38,11 +52,12 @@ class Objects:
             snapshots=Informer(client, SNAPSHOTS, index={"volume": _source_volume}),
             clusters=Informer(client, STORAGE_CLUSTERS),
             nodes=Informer(client, STORAGE_NODES),
+            pairs=Informer(client, REPLICATION_PAIRS),
         )
 
     @property
     def informers(self) -> tuple[Informer, ...]:
-        return (self.volumes, self.snapshots, self.clusters, self.nodes)
+        return (self.volumes, self.snapshots, self.clusters, self.nodes, self.pairs)
 
     @property
     def synced(self) -> bool:
@@ -55,6 +70,16 @@ class Objects:
                 "the controller has not read the cluster's objects yet; if this lasts, check the"
                 " API server, the CRDs and the controller's role"
             )
+
+    def known_volume(self, volume_id: str) -> Volume | None:
+        """From the local copy alone; None says only that it is not known here."""
+        obj = self.volumes.store.get(volume_id)
+        return None if obj is None else Volume.parse(obj)
+
+    def known_snapshot(self, snapshot_id: str) -> Snapshot | None:
+        """From the local copy alone, as ``known_volume``."""
+        obj = self.snapshots.store.get(snapshot_id)
+        return None if obj is None else Snapshot.parse(obj)
 
     async def find_volume(self, volume_id: str) -> Volume | None:
         obj = await self._find(self.volumes, VOLUMES, volume_id)
@@ -100,6 +125,10 @@ class Objects:
     def node_clusters(self) -> Clusters:
         """StorageCluster by name of the node, of every node that stores data."""
         return {name: obj["spec"]["storageCluster"] for name, obj in self.nodes.store.items()}
+
+    def find_pair(self, name: str) -> ReplicationPair | None:
+        obj = self.pairs.store.get(name)
+        return None if obj is None else ReplicationPair.parse(obj)
 
     def all_clusters(self) -> list[StorageCluster]:
         return [StorageCluster.parse(obj) for _, obj in sorted(self.clusters.store.items())]

@@ -11,7 +11,9 @@ from typing import Any, Final
 from twinvault_core import conditions, reasons
 from twinvault_core.conditions import Condition
 from twinvault_core.errors import ErrorCode, OutOfRangeError, TwinvaultError
-from twinvault_core.model import Phase, Snapshot, Volume
+from twinvault_core.model import Phase, ReplicaState, Snapshot, Volume
+
+from .messages import homes_of
 
 PLACEMENT_CODES: Final[Mapping[str, ErrorCode]] = {
     reasons.POOL_UNKNOWN: ErrorCode.INVALID,
@@ -44,14 +46,25 @@ _USABLE = frozenset({Phase.READY, Phase.EXPANDING, Phase.DEGRADED})
 def decide_created(volume: Volume, required_bytes: int) -> bool:
     """Whether the volume can be used; PlacementError if it never will be as it is.
 
-    A later call for the same name may meet it while it grows, or with one replica less.
+    A later call for the same name may meet it while it grows, or with one replica less. One of a
+    pair is answered when both replicas hold every write, and nobody writes before it is answered:
+    its PersistentVolume keeps the nodes that are told now, and two copies were asked for.
     """
-    if volume.phase in _USABLE and volume.status_size_bytes >= max(1, required_bytes):
+    if _is_made(volume) and volume.status_size_bytes >= max(1, required_bytes):
         return True
     placed = current_condition(volume.conditions, conditions.PLACED, volume.meta.generation)
     if placed is not None and placed.status is False and placed.reason in PLACEMENT_CODES:
         raise PlacementError(placed.message, PLACEMENT_CODES[placed.reason])
     return False
+
+
+def _is_made(volume: Volume) -> bool:
+    if volume.phase not in _USABLE:
+        return False
+    if not volume.replication_pair:
+        return True
+    homes = homes_of(volume)
+    return len(homes) > 1 and volume.record is not None and volume.record.in_sync >= set(homes)
 
 
 def is_placed(volume: Volume) -> bool:
@@ -106,5 +119,21 @@ def waiting_message(volume: Volume | None, what: str) -> str:
         found = conditions.find_condition(volume.conditions, type_)
         expected = type_ in (conditions.PLACED, conditions.READY)
         if found is not None and found.status is not expected and found.message:
-            return f"{what}: {found.message}"
-    return f"{what} (phase {volume.phase or 'not set: is the operator running?'})"
+            return f"{what}: {found.message}{_describe_sides(volume)}"
+    phase = volume.phase or "not set: is the operator running?"
+    return f"{what} (phase {phase}){_describe_sides(volume)}"
+
+
+def _describe_sides(volume: Volume) -> str:
+    """What each side of a replicated volume still lacks; empty for one without a pair."""
+    if not volume.replication_pair:
+        return ""
+    in_sync = volume.record.in_sync if volume.record else frozenset()
+    sides = ""
+    for entry in volume.status.get("replicas") or ():
+        node, state = entry["node"], entry.get("state") or ReplicaState.PENDING
+        if state in (ReplicaState.READY, ReplicaState.EXPANDING):
+            state = "in sync" if node in in_sync else f"{state}, not in sync yet"
+        words = f" ({entry['message']})" if entry.get("message") else ""
+        sides += f"; {node}: {state}{words}"
+    return sides

@@ -25,9 +25,8 @@ class Snapshots:
         gone by then.
         """
         deadline = time.monotonic() + seconds
-        snapshot = await self._objects.find_snapshot(request.snapshot_id)
-        if snapshot is None:
-            snapshot = await self._create(request)
+        known = self._objects.known_snapshot(request.snapshot_id)
+        snapshot = known or await self._create(request)
         if snapshot.meta.deleting:
             raise BusyError(
                 f"an earlier snapshot {request.snapshot_id} is being deleted; try again"
@@ -44,15 +43,26 @@ class Snapshots:
         return Snapshot.parse(obj)
 
     async def _create(self, request: SnapshotRequest) -> Snapshot:
-        volume = await self._objects.require_volume(request.volume_id)
+        """The Snapshot, made now or before; asked for only where it cannot be made."""
+        volume = await self._objects.find_volume(request.volume_id)
+        if volume is not None and not volume.meta.deleting:
+            try:
+                obj = await self._objects.client.create(SNAPSHOTS, request.plan())
+            except AlreadyExistsError:
+                pass
+            else:
+                self._objects.snapshots.saw(obj)
+                return Snapshot.parse(obj)
+        earlier = await self._objects.find_snapshot(request.snapshot_id)
+        if earlier is not None:
+            return earlier
+        if volume is None:
+            raise NotFoundError(f"volume {request.volume_id!r} does not exist")
         if volume.meta.deleting:
             raise NotFoundError(f"volume {request.volume_id} is being deleted")
-        try:
-            obj = await self._objects.client.create(SNAPSHOTS, request.plan())
-        except AlreadyExistsError:
-            obj = await self._objects.client.get(SNAPSHOTS, request.snapshot_id)
-        self._objects.snapshots.saw(obj)
-        return Snapshot.parse(obj)
+        raise BusyError(
+            f"an earlier snapshot {request.snapshot_id} was deleted in this moment; try again"
+        )
 
     async def ensure_deleted(self, snapshot_id: str, seconds: float) -> None:
         """Until every holder has erased its copy and the object is gone."""

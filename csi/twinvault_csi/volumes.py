@@ -52,16 +52,14 @@ class Volumes:
     async def ensure_created(self, request: VolumeRequest, seconds: float) -> Volume:
         """The volume, ready; created if it is missing.
 
-        1. A Volume of that id may be there: from an earlier try, or made by somebody else.
+        1. A Volume of that id may be known: from an earlier try, or made by somebody else.
            Its annotation and its spec tell which.
-        2. It is created, or found by AlreadyExists, and waited for until the deadline.
+        2. Else it is created, or found by AlreadyExists, and waited for until the deadline.
         3. If it cannot be placed it is taken away again, so that a try with another topology
            starts anew.
         """
         deadline = time.monotonic() + seconds
-        volume = await self._objects.find_volume(request.volume_id)
-        if volume is None:
-            volume = await self._create(request)
+        volume = self._objects.known_volume(request.volume_id) or await self._create(request)
         if volume.meta.deleting:
             raise BusyError(f"an earlier volume {request.volume_id} is being deleted; try again")
         check_same_volume(request, volume)
@@ -73,18 +71,40 @@ class Volumes:
             raise
 
     async def _create(self, request: VolumeRequest) -> Volume:
+        """The Volume, made now or before.
+
+        A name that is not known here is nearly always new, so nobody asks for it first: the API
+        server tells when it is taken. A request that cannot be planned may still be a retry, whose
+        source or pool went away since; it is asked for then.
+        """
+        try:
+            planned = await self._plan(request)
+        except TwinvaultError:
+            earlier = await self._objects.find_volume(request.volume_id)
+            if earlier is None:
+                raise
+            return earlier
+        try:
+            obj = await self._objects.client.create(VOLUMES, planned)
+        except AlreadyExistsError:
+            return await self._read_earlier(request.volume_id)
+        self._objects.volumes.saw(obj)
+        return Volume.parse(obj)
+
+    async def _read_earlier(self, volume_id: str) -> Volume:
+        earlier = await self._objects.read_volume(volume_id)
+        if earlier is None:
+            raise BusyError(f"an earlier volume {volume_id} was deleted in this moment; try again")
+        return earlier
+
+    async def _plan(self, request: VolumeRequest) -> Json:
         origin = await self._find_origin(request.source)
         if not (request.pool or origin.pool):
             origin = Origin(pool=self._default_pool())
         elif request.pool and request.pool not in self._objects.pool_names():
             known = ", ".join(self._objects.pool_names()) or "none"
             raise InvalidError(f"no StorageCluster has a pool {request.pool!r}; known are: {known}")
-        try:
-            obj = await self._objects.client.create(VOLUMES, plan_volume(request, origin))
-        except AlreadyExistsError:
-            obj = await self._objects.client.get(VOLUMES, request.volume_id)
-        self._objects.volumes.saw(obj)
-        return Volume.parse(obj)
+        return plan_volume(request, origin)
 
     def _default_pool(self) -> str:
         names = self._objects.pool_names()
