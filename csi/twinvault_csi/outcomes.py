@@ -25,7 +25,7 @@ PLACEMENT_CODES: Final[Mapping[str, ErrorCode]] = {
     reasons.NO_CAPACITY: ErrorCode.NO_SPACE,
     reasons.NO_NODE: ErrorCode.NO_SPACE,
 }
-"""Reasons of Placed=False that a caller must hear of; the others may pass."""
+"""What a caller is told of a refusal that does not pass by itself; InvalidArgument for others."""
 
 
 class PlacementError(TwinvaultError):
@@ -53,9 +53,9 @@ def decide_created(volume: Volume, required_bytes: int) -> bool:
     if _is_made(volume) and volume.status_size_bytes >= max(1, required_bytes):
         return True
     placed = current_condition(volume.conditions, conditions.PLACED, volume.meta.generation)
-    if placed is not None and placed.status is False and placed.reason in PLACEMENT_CODES:
-        raise PlacementError(placed.message, PLACEMENT_CODES[placed.reason])
-    return False
+    if placed is None or placed.status is not False or placed.reason in reasons.PLACEMENT_MAY_PASS:
+        return False
+    raise PlacementError(placed.message, PLACEMENT_CODES.get(placed.reason, ErrorCode.INVALID))
 
 
 def _is_made(volume: Volume) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from twinvault_core import conditions
 from twinvault_core.errors import BusyError, FailedPreconditionError
+from twinvault_core.ids import replica_name
 from twinvault_core.model import Volume
 
 from .messages import homes_of
@@ -22,8 +23,8 @@ def check_in_sync(volume: Volume, node: str) -> None:
     others = ", ".join(sorted(record.in_sync)) or "no node"
     raise FailedPreconditionError(
         f"the replica of volume {volume.meta.name} on node {node} is not in sync{since}: only"
-        f" {others} holds every write{words}. It is copied by itself once both nodes and the link"
-        " between them are well; until then run the pod where the volume is in sync"
+        f" {others} holds every write{words}. The rest is copied by itself once both nodes and the"
+        " link between them are well; until then run the pod where the volume is in sync"
     )
 
 
@@ -54,8 +55,8 @@ def primary_message(volume: Volume | None) -> str:
     if since:
         return f"node {holder} is still primary and the volume is degraded{since}{words}"
     return (
-        f"node {holder} is still primary: its pod has not let the volume go{words}. kubectl"
-        f" describe volumes {volume.meta.name} says what the operator does about it"
+        f"node {holder} is still primary: its pod has not let the volume go (kubectl describe"
+        f" volumereplica {replica_name(volume.meta.name, holder)})"
     )
 
 
@@ -73,10 +74,10 @@ def held_message(volume: Volume) -> str:
 
 
 def _degraded_since(volume: Volume) -> tuple[str, str]:
-    """(" since TIME", " (what is wrong)") of a degraded volume; empty where it does not say."""
+    """(" since TIME", "; what is wrong") of a degraded volume; empty where it does not say."""
     for entry in volume.conditions:
         if entry["type"] == conditions.DEGRADED and entry["status"] == "True":
             message = entry.get("message")
             since = f" since {entry['lastTransitionTime']}"
-            return since, f" ({message})" if message else ""
+            return since, f"; {message}" if message else ""
     return "", ""

@@ -32,6 +32,9 @@ from .validation import Capability
 ATTEMPTS = 8
 """Compare-and-swaps that may be lost to the operator before the caller is told to come again."""
 
+PRIMARY_WAIT_SECONDS = 15.0
+"""The longest wait for a primary in one call: the attacher has so many threads for all volumes."""
+
 
 def is_read_only(volume: Volume) -> bool:
     return volume.meta.annotations.get(ANNOTATION_READ_ONLY) == "true"
@@ -113,6 +116,7 @@ class Publishing:
         """
         if not is_replicated(volume):
             return
+        seconds = min(seconds, PRIMARY_WAIT_SECONDS)
         name, uid = volume.meta.name, volume.meta.uid
 
         def done(obj: Json | None) -> bool:

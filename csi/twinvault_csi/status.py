@@ -24,4 +24,8 @@ CODES: Final[Mapping[ErrorCode, StatusCode]] = {
     ErrorCode.NOT_IMPLEMENTED: StatusCode.UNIMPLEMENTED,
     ErrorCode.INTERNAL: StatusCode.INTERNAL,
 }
-"""Every ErrorCode has its line; a test keeps it so."""
+"""Every ErrorCode has its line; a test keeps it so.
+
+Kubelet reads Aborted, DeadlineExceeded, Unavailable and ResourceExhausted of a stage as "may be
+half done" and will unstage; after any other code it takes for granted that nothing is staged.
+"""
