@@ -111,6 +111,18 @@ def in_use_message(volume: Volume) -> str:
     return found.message if found is not None and found.status else ""
 
 
+def is_known_unused(volume: Volume) -> bool:
+    """Whether nobody uses the volume, said after its last change.
+
+    1. It is published, staged and unpublished within a moment.
+    2. The condition still says what was true before: nobody uses it.
+    3. A deletion that believed it would mark a volume that a node has mounted.
+    """
+    told = conditions.find_condition(volume.conditions, conditions.IN_USE)
+    fresh = current_condition(volume.conditions, conditions.IN_USE, volume.meta.generation)
+    return not in_use_message(volume) and (told is None or fresh is not None)
+
+
 def waiting_message(volume: Volume | None, what: str) -> str:
     """What a call waits for, with what the volume says of itself."""
     if volume is None:

@@ -30,6 +30,7 @@ from .outcomes import (
     decide_created,
     decide_expanded,
     in_use_message,
+    is_known_unused,
     is_placed,
     waiting_message,
 )
@@ -38,7 +39,7 @@ from .requests import Origin, VolumeRequest, check_same_volume, plan_volume
 logger = logging.getLogger(__name__)
 
 IN_USE_GRACE_SECONDS = 5.0
-"""How long a just unstaged volume may still be reported as in use."""
+"""How long to wait for the operator's word on whether a volume is used."""
 WITHDRAW_SECONDS = 5.0
 """How long to wait for a Volume that could not be placed to be gone."""
 
@@ -195,13 +196,16 @@ class Volumes:
         name = volume.meta.name
 
         def done(obj: Json | None) -> bool:
-            return obj is None or not in_use_message(Volume.parse(obj))
+            return obj is None or is_known_unused(Volume.parse(obj))
 
         try:
             await self._objects.volumes.wait_for(name, done, seconds, f"{name} to be unused")
         except DeadlineError:
-            obj = self._objects.volumes.store.get(name)
-            raise InUseError(in_use_message(Volume.parse(obj)) if obj else name) from None
+            known = self._objects.known_volume(name)
+            used = in_use_message(known) if known is not None else ""
+            # An operator that is silent holds the deletion by its finalizer until it looks.
+            if used:
+                raise InUseError(used) from None
 
     async def ensure_expanded(
         self, volume_id: str, required_bytes: int, limit_bytes: int, seconds: float

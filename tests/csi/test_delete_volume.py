@@ -72,6 +72,38 @@ async def test_the_report_of_an_unstage_may_be_late(driver: Driver) -> None:
     assert driver.api.objects["volumes"] == {}
 
 
+async def unpublish_unseen(driver: Driver) -> None:
+    """A volume that the operator called free before it was published, staged and unpublished."""
+    await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
+    free = condition("InUse", "False", "NotInUse", "")
+    driver.api.set_status(VOLUMES, "pvc-1", {"conditions": [free]})
+    for nodes in (["node-a"], None):
+        obj = await driver.api.patch(VOLUMES, "pvc-1", {"spec": {"publishedTo": nodes}})
+        driver.objects.volumes.saw(obj)
+
+
+async def test_a_word_from_before_the_volume_was_published_is_not_believed(driver: Driver) -> None:
+    await unpublish_unseen(driver)
+    deleting = delete(driver, "pvc-1")
+    await asyncio.sleep(0.05)
+    staged = condition("InUse", "True", "Staged", "node-a has it mounted", generation=3)
+    obj = driver.api.set_status(VOLUMES, "pvc-1", {"conditions": [staged]})
+    assert "deletionTimestamp" not in obj["metadata"]
+    free = condition("InUse", "False", "NotInUse", "", generation=3)
+    driver.api.set_status(VOLUMES, "pvc-1", {"conditions": [free]})
+    await deleting
+    assert driver.api.objects["volumes"] == {}
+
+
+async def test_an_operator_that_says_nothing_does_not_keep_a_volume_from_being_deleted(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volumes, "IN_USE_GRACE_SECONDS", 0.05)
+    await unpublish_unseen(driver)
+    await delete(driver, "pvc-1")
+    assert driver.api.objects["volumes"] == {}
+
+
 async def test_deletion_is_waited_for_until_the_deadline(driver: Driver) -> None:
     await driver.controller.CreateVolume(create_request("pvc-1"), timeout=20)
     driver.operator.hold = True
