@@ -189,7 +189,10 @@ def _plan_eviction(
     going, staying = _choose_pods(view, stale)
     retry = choose_retry(view.attempt)
     text = f"its volumes are primary elsewhere since {view.node} was lost"
-    steps: list[FailoverStep] = [DeletePod(p, text, me.expired, retry) for p in going]
+    epochs = {e.name: e.record.epoch for e in view.volumes if e.record is not None}
+    steps: list[FailoverStep] = [
+        DeletePod(p, text, {v: epochs[v] for v in p.volumes}, me.expired, retry) for p in going
+    ]
     kept = {name for pod in staying for name in pod.volumes}
     steps += [
         Wait(
@@ -205,7 +208,7 @@ def _plan_eviction(
     if not me.expired:
         return tuple(steps)
     gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
-    steps += [DeleteVolumeAttachment(a, text, retry) for a in gone]
+    steps += [DeleteVolumeAttachment(a, text, epochs[a.volume], retry) for a in gone]
     if fenced and not staying and not me.tainted and _all_fenced(view, fenced):
         steps.insert(0, Taint(me.name, "every volume that it had is served elsewhere", retry))
     return tuple(steps)

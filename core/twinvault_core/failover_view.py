@@ -29,13 +29,60 @@ class PairPolicy:
 
 
 @dataclass(frozen=True)
-class NodeEvidence:
-    """One node as this operator has watched it.
+class LeaseWatch:
+    """What one operator process has seen of one node's Lease, in its own monotonic seconds.
 
-    ``expired``: its Lease was not renewed for longer than the lease duration, counted from when we
-    saw the last renewal. ``well_seconds``: for how long we have seen it renewed without a gap.
-    ``marked``: it was lost before and is not trusted again; this is kept in the API, so that a new
-    leader knows it. ``tainted``: it has our out-of-service taint.
+    ``renewal`` is opaque: that it changes is all that counts, never the time written in it.
+    """
+
+    renewal: str
+    seen_at: float
+    well_since: float
+    read_at: float
+
+    def silent_seconds(self) -> float:
+        return self.read_at - self.seen_at
+
+    def expired(self, duration_seconds: float) -> bool:
+        """Silent for the duration, proven by a read that began after it.
+
+        Reads, not the clock, prove silence: an operator whose own watch stands still sees every
+        Lease run out.
+        """
+        return self.silent_seconds() >= duration_seconds
+
+    def well_seconds(self, duration_seconds: float) -> float:
+        return 0.0 if self.expired(duration_seconds) else self.read_at - self.well_since
+
+
+def watch_lease(
+    before: LeaseWatch | None,
+    renewal: str,
+    *,
+    read_began: float,
+    read_ended: float,
+    duration_seconds: float,
+) -> LeaseWatch:
+    """The watch after one more read, by GET, that answered ``renewal``.
+
+    A process that just started has seen nothing yet and waits the whole duration.
+    """
+    if before is None:
+        return LeaseWatch(renewal, read_ended, read_ended, read_ended)
+    if before.renewal == renewal:
+        return LeaseWatch(renewal, before.seen_at, before.well_since, read_began)
+    gap = read_began - before.seen_at >= duration_seconds
+    return LeaseWatch(renewal, read_ended, read_ended if gap else before.well_since, read_ended)
+
+
+@dataclass(frozen=True)
+class NodeEvidence:
+    """One node as this operator has watched it, by ``watch_lease``.
+
+    ``expired``: its Lease was not renewed for longer than the lease duration. ``well_seconds``: for
+    how long we have seen it renewed without a gap. ``marked``: it was lost before and is not
+    trusted again; this is kept in the API, so that a new leader knows it. ``tainted``: it has our
+    out-of-service taint.
     """
 
     name: str
@@ -89,11 +136,12 @@ class PodUse:
 
 @dataclass(frozen=True)
 class Attachment:
-    """A VolumeAttachment; ``volume`` is empty when it is of another driver."""
+    """A VolumeAttachment; ``volume`` is empty when it is of another driver. Deleted by UID."""
 
     name: str
     node: str
     volume: str = ""
+    uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,20 +219,26 @@ class Taint:
 
 @dataclass(frozen=True)
 class DeletePod:
-    """By UID; its volumes are fenced already. ``force``: with grace period 0, its node is lost."""
+    """By UID; its volumes are fenced already. ``force``: with grace period 0, its node is lost.
+
+    ``epochs``: of each of its volumes' records. A leader that is one no more may hold an old view:
+    right before deleting, each record is read from the API server and must have that epoch still.
+    """
 
     pod: PodUse
     message: str
+    epochs: Mapping[str, int] = field(default_factory=dict)
     force: bool = True
     retry: Retry = Retry()
 
 
 @dataclass(frozen=True)
 class DeleteVolumeAttachment:
-    """And its finalizer: the node's driver cannot answer for it."""
+    """And its finalizer: the node's driver cannot answer for it. ``epoch`` as with DeletePod."""
 
     attachment: Attachment
     message: str
+    epoch: int = 0
     retry: Retry = Retry()
 
 

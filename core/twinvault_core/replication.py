@@ -69,7 +69,32 @@ def _start(view: ReplicationView) -> Step:
     if not view.image_ready:
         text = "the pool or the image is not ready; see kubectl describe storagenode " + view.node
         return Step(StepKind.NOTHING, "ImageNotReady", text)
-    return Step(StepKind.UP, "NotUp", "attaching the replica")
+    if not view.disk_failed and not view.detached:
+        return Step(StepKind.UP, "NotUp", "attaching the replica")
+    return _start_after_detach(view)
+
+
+def _start_after_detach(view: ReplicationView) -> Step:
+    """The image was detached under a living resource: it may lack writes since.
+
+    Its metadata does not know that, and neither may the record yet:
+    1. Frozen I/O is given up here, just as the link comes back.
+    2. The new primary's agent still sees both disks UpToDate and adds this replica.
+    3. The detach of step 1 is done; the new primary writes alone, and nothing freezes for that.
+    4. Both nodes restart before the new primary's agent has taken this replica out again.
+    """
+    record = view.record
+    if record is None:
+        text = "the image was detached before; the API server must say who holds every write"
+        return Step(StepKind.NOTHING, "ApiUnreachable", text)
+    if view.node not in record.in_sync:
+        text = "the image was detached before; what it misses is copied from the other replica"
+        return Step(StepKind.UP, "Detached", text, fresh=view.disk_failed)
+    if view.peer in record.in_sync:
+        text = "the image was detached before; starting without it until the record says so too"
+        return Step(StepKind.UP, "Detached", text, diskless=True)
+    text = "the image was detached before, but it alone holds every write: attaching it as it is"
+    return Step(StepKind.UP, "Detached", text)
 
 
 def _without_record(view: ReplicationView, drbd: DrbdState) -> Step:
@@ -170,18 +195,21 @@ def _own_disk(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState)
 
 
 def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step:
+    # Connected without a disk this side says so, and the primary's agent can act on it.
+    kind = StepKind.CONNECT if drbd.standalone else StepKind.NOTHING
     if record.primary != view.node:
         text = "the disk here failed; the primary's agent takes it out of the record first"
-        return Step(StepKind.NOTHING, "DiskFailed", text)
-    if drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and view.peer in record.in_sync:
+        return Step(kind, "DiskFailed", text)
+    serves = drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and not drbd.syncing
+    if serves and not view.different_bytes:
         text = f"the disk here is {drbd.disk.value}; only the other replica holds every write"
-        made = leave_in_sync(record, view.node)
+        made = leave_in_sync(record, view.node, view.peer)
         return _write(StepKind.LEAVE_IN_SYNC, "DiskFailed", text, made)
     text = (
         "the disk here failed and the other replica is not reached or not in sync: bring the other"
         " node or the link back"
     )
-    return Step(StepKind.NOTHING, "DiskFailed", text)
+    return Step(kind, "DiskFailed", text)
 
 
 # -- what the kernel was told --------------------------------------------------------------------
@@ -194,6 +222,8 @@ def _configuration(
         return None
     if view.applied is Applied.SETTINGS or not drbd.connected:
         return Step(StepKind.ADJUST, "SpecChanged", "applying the changed settings")
+    if _is_lifeline(drbd) or (record.primary == view.node and view.node not in record.in_sync):
+        return None  # it waits until both are equal
     return _cut_first(view, record, "SpecChanged", "the address changed") or Step(
         StepKind.ADJUST, "SpecChanged", "connecting by the changed address"
     )
@@ -215,6 +245,12 @@ def _cut_first(
         text = f"{why}: the primary's agent marks this replica first"
         return Step(StepKind.NOTHING, reason, text)
     return None
+
+
+def _is_lifeline(drbd: DrbdState) -> bool:
+    """A primary without good data of its own works through the other's: the link must stay."""
+    peer_needs = drbd.peer_role is DrbdRole.PRIMARY and drbd.peer_disk is not Disk.UP_TO_DATE
+    return peer_needs or (drbd.primary and drbd.disk is not Disk.UP_TO_DATE)
 
 
 def _tidy(view: ReplicationView, _record: ReplicationRecord, drbd: DrbdState) -> Step | None:
@@ -280,14 +316,16 @@ def _peer_not_equal(
 def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
     """A resync is watched; one that stands still is cut and begun anew, by the primary's side."""
     mine = record.primary == view.node
-    if view.different_bytes and mine and not drbd.syncing and view.node in record.in_sync:
+    lifeline = _is_lifeline(drbd)
+    found = view.different_bytes and view.node in record.in_sync and not lifeline
+    if found and mine and not drbd.syncing:
         text = f"{format_bytes(view.different_bytes)} differ: reconnecting copies them"
         return Step(StepKind.RECONNECT, "VerifyFound", text)
     if not drbd.syncing:
         return None
     done = f"{drbd.resync.done_percent:.0f} %" if drbd.resync else "beginning"
     patience = STALLED_OBSERVATIONS if mine else 2 * STALLED_OBSERVATIONS
-    if view.stalled < patience:
+    if view.stalled < patience or lifeline:
         return Step(StepKind.NOTHING, "Resyncing", f"resync with {view.peer}: {done}")
     reason, why = "ResyncStalled", f"the resync stands still at {done}"
     return _cut_first(view, record, reason, why) or Step(

@@ -105,9 +105,13 @@ def add_in_sync(record: ReplicationRecord, by: str, node: str) -> Made:
     return _change(Cause.ADD, by, record, in_sync=record.in_sync | {node})
 
 
-def leave_in_sync(record: ReplicationRecord, by: str) -> Made:
-    """What ``by``, the primary, writes when its own disk is gone and the other's serves."""
-    return _change(Cause.LEAVE, by, record, in_sync=record.in_sync - {by})
+def leave_in_sync(record: ReplicationRecord, by: str, peer: str) -> Made:
+    """What ``by``, the primary, writes when its own disk is gone and ``peer``'s serves.
+
+    ``peer`` need not have been in sync by the record: the same look at the kernel that would add
+    it counts here, and every write since the loss was acknowledged by it alone.
+    """
+    return _change(Cause.LEAVE, by, record, in_sync=frozenset({peer}))
 
 
 def fail_over(record: ReplicationRecord, to: str) -> Made:

@@ -40,8 +40,10 @@ class ReplicationView:
     the kernel has no such resource.
 
     ``question``: the fence-peer handler asked and got no final answer. ``image_ready``: pool and
-    images are there. ``disk_failed``: the image gave an I/O error and has not been copied anew; the
-    agent keeps this on the node's own disk. ``blank``: metadata just made, no allocated extent.
+    images are there. ``disk_failed``: the image gave an I/O error (the kernel detached it although
+    nobody asked for that), ``detached``: it was given up by force; either way it was not attached
+    again since by UP or REATTACH. The agent keeps both on the node's own disk and notes the second
+    one before it detaches. ``blank``: metadata just made, no allocated extent.
     ``diverged``: the kernel refused to connect because both sides have writes of their own.
     ``snapshotted``: the own image has been cloned since it diverged or fell behind.
     ``discard_approved``: a person forced the other replica to be primary and so gave up this one.
@@ -59,6 +61,7 @@ class ReplicationView:
     deleting: bool = False
     image_ready: bool = True
     disk_failed: bool = False
+    detached: bool = False
     blank: bool = False
     diverged: bool = False
     snapshotted: bool = False
@@ -88,7 +91,9 @@ class StepKind(StrEnum):
     """What the agent does next. The comment says in which order, where that matters."""
 
     UP = "Up"
-    """Configure the resource and attach the image; the link is made by a later step."""
+    """Configure the resource and attach the image; the link is made by a later step. ``fresh``:
+    with new metadata; ``diskless``: do not attach. When attached, ``disk_failed`` and ``detached``
+    are over."""
     CONNECT = "Connect"
     CONNECT_AS_TARGET = "ConnectAsTarget"
     """Clone the own image first (``snapshot``), then connect; ``discard``: give up own writes."""
@@ -106,13 +111,16 @@ class StepKind(StrEnum):
     FENCE_THEN_RESUME = "FenceThenResume"
     """Write ``write``; only when won mark the peer outdated and resume-io."""
     GIVE_UP_FROZEN_IO = "GiveUpFrozenIo"
-    """detach --force, then resume-io: frozen I/O ends in errors. Never in the other order."""
+    """Note ``detached`` durably, detach --force, resume-io: frozen I/O ends in errors. Only in this
+    order, and only while still frozen."""
     END_PODS = "EndPods"
     """Kill the processes that have the volume open on this node."""
     UNMOUNT = "Unmount"
     DEMOTE = "Demote"
     REATTACH = "Reattach"
-    """Disconnect, attach the image again; ``fresh``: with new metadata, so that all is copied."""
+    """Attach the image again; ``fresh``: with new metadata, so that all is copied. While connected
+    it is attached in place (a disconnect could take the last disk from a primary); otherwise
+    disconnect first, and a later step connects."""
     RECONNECT = "Reconnect"
     """Disconnect and connect, so that a resync starts anew."""
     ADJUST = "Adjust"
@@ -138,4 +146,5 @@ class Step:
     snapshot: bool = False
     discard: bool = False
     fresh: bool = False
+    diskless: bool = False
     well: bool = False
