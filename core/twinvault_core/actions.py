@@ -11,6 +11,7 @@ from typing import Any
 
 from .conditions import Condition, merge_conditions
 from .model import Meta
+from .numbers import Claim
 
 VOLUME = "Volume"
 VOLUME_REPLICA = "VolumeReplica"
@@ -74,7 +75,44 @@ class Tell:
     warning: bool = False
 
 
-Action = Create | PatchObject | PatchStatus | Delete | CheckGone | Tell
+@dataclass(frozen=True)
+class ClaimNumber:
+    """Make the claim of a DRBD number for a Volume; finding it its own already is success."""
+
+    kind: str
+    meta: Meta
+    number: int
+
+
+@dataclass(frozen=True)
+class ReleaseNumber:
+    """Give up ``claim``; finding it gone is success. Only for a claim that nobody will use."""
+
+    kind: str
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class CheckUnused:
+    """Go on only if the API server itself says that nobody will ever use ``claim``: the uid of its
+    Volume is gone, or that Volume's status has another number.
+    """
+
+    kind: str
+    claim: Claim
+
+
+Action = (
+    Create
+    | PatchObject
+    | PatchStatus
+    | Delete
+    | CheckGone
+    | Tell
+    | ClaimNumber
+    | ReleaseNumber
+    | CheckUnused
+)
 
 
 @dataclass(frozen=True)

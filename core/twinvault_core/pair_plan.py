@@ -4,21 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import reasons
 from .actions import REPLICATION_PAIR, Action, Plan, Tell, plan_finalizer, plan_release, plan_status
-from .conditions import IN_USE, NOT_IMPLEMENTED, READY, Condition, find_condition
-from .model import ReplicationPair, StorageCluster
+from .conditions import DEGRADED, IN_USE, NOT_IMPLEMENTED, READY, Condition, find_condition
+from .model import ReplicationPair, StorageCluster, Volume
 from .names import FINALIZER_CLUSTER
+from .placement import Candidate
+from .replicated_status import is_in_sync, is_replicated
+from .replication_network import find_network_problem, refuse_node
+
+NAMED = 3
+"""How many volumes or nodes a message names."""
 
 
 @dataclass(frozen=True)
 class PairView:
-    """``volumes``: names of the Volumes that ask for this pair."""
+    """``volumes``: those that ask for this pair, by name. ``nodes``: of its two clusters.
+
+    ``extra``: further fields of the status, of failovers; a value None removes one.
+    """
 
     pair: ReplicationPair
     clusters: Mapping[str, StorageCluster] = field(default_factory=dict)
-    volumes: tuple[str, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    nodes: tuple[Candidate, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """Volumes of a pair. ``degraded`` includes the resyncing and the frozen ones."""
+
+    total: int = 0
+    in_sync: int = 0
+    degraded: int = 0
+    resyncing: int = 0
+    frozen: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return {
+            "total": self.total,
+            "inSync": self.in_sync,
+            "degraded": self.degraded,
+            "resyncing": self.resyncing,
+            "frozen": self.frozen,
+        }
+
+
+def count_volumes(volumes: tuple[Volume, ...]) -> PairCounts:
+    """From what the volumes' own conditions say."""
+    weak = [find_weakness(v) for v in volumes]
+    found = [w for w in weak if w is not None]
+    return PairCounts(
+        total=len(volumes),
+        in_sync=sum(1 for v in volumes if is_replicated(v) and is_in_sync(v)),
+        degraded=len(found),
+        resyncing=sum(1 for w in found if w.reason == reasons.RESYNCING),
+        frozen=sum(1 for w in found if w.reason == reasons.FROZEN),
+    )
+
+
+def find_weakness(volume: Volume) -> Condition | None:
+    """Its Degraded condition when that is True."""
+    found = find_condition(volume.conditions, DEGRADED)
+    return found if found is not None and found.status else None
 
 
 def plan_pair(view: PairView, *, now: str) -> Plan:
@@ -31,15 +82,22 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
     if not pair.meta.deleting:
         first = plan_finalizer(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER)
     problems = find_problems(view)
-    not_yet = "this version of twinvault does not replicate yet: volumes that ask for it are not"
-    conditions = [
-        Condition(NOT_IMPLEMENTED, True, reasons.NOT_IMPLEMENTED, f"{not_yet} made"),
-        use,
-        _judge_ready(view, problems, use),
-    ]
-    wanted = {"volumes": {"total": len(view.volumes)}}
+    ready = _judge_ready(view, problems, use)
+    conditions = [*_judge_mode(pair), use, ready, _judge_degraded(view)]
+    wanted = {"volumes": count_volumes(view.volumes).to_dict(), **view.extra}
     status = plan_status(REPLICATION_PAIR, pair.meta, pair.status, wanted, conditions, now=now)
-    return Plan(first + status + _tell(pair, conditions[-1]))
+    told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, conditions[-1])
+    return Plan(first + status + told)
+
+
+def _judge_mode(pair: ReplicationPair) -> list[Condition]:
+    """Said of Async pairs, and taken back where an older version said it of a Sync one."""
+    if pair.mode == "Async":
+        text = "this version of twinvault has no mode Async yet: volumes that ask for it wait"
+        return [Condition(NOT_IMPLEMENTED, True, reasons.NOT_IMPLEMENTED, text)]
+    if find_condition(pair.status.get("conditions") or (), NOT_IMPLEMENTED) is None:
+        return []
+    return [Condition(NOT_IMPLEMENTED, False, reasons.READY, "mode Sync is there")]
 
 
 def find_problems(view: PairView) -> tuple[tuple[str, str], ...]:
@@ -58,10 +116,27 @@ def find_problems(view: PairView) -> tuple[tuple[str, str], ...]:
     for what, name in (("preferredCluster", preferred), ("failover.approve", approved)):
         if name and name not in view.pair.clusters:
             problems.append((reasons.INVALID, f"{what} {name} is not one of the two clusters"))
+    network = find_network_problem(view.pair)
+    if network:
+        problems.append((reasons.INVALID, network))
     known = [view.clusters[name] for name in view.pair.clusters if name in view.clusters]
     if len(known) == 2:
         problems += _compare_pools(known[0], known[1])
-    return tuple(problems)
+    return tuple(problems + _find_unable(view))
+
+
+def _find_unable(view: PairView) -> list[tuple[str, str]]:
+    """Sites of which no node can replicate now."""
+    problems = []
+    for site in view.pair.clusters:
+        nodes = [c for c in view.nodes if c.node.storage_cluster == site]
+        refused = {c.name: refuse_node(view.pair, c.node, c.internal_ip) for c in nodes}
+        if not nodes or not all(refused.values()):
+            continue
+        told = "; ".join(f"{name}: {why}" for name, why in sorted(refused.items())[:NAMED])
+        text = f"no node of StorageCluster {site} can replicate ({told})"
+        problems.append((reasons.NO_REPLICATION, text))
+    return problems
 
 
 def _compare_pools(one: StorageCluster, other: StorageCluster) -> list[tuple[str, str]]:
@@ -80,7 +155,8 @@ def _compare_pools(one: StorageCluster, other: StorageCluster) -> list[tuple[str
 def _judge_use(view: PairView) -> Condition:
     if not view.volumes:
         return Condition(IN_USE, False, reasons.NOT_IN_USE, "no volume uses it")
-    some = ", ".join(view.volumes[:5]) + (", ..." if len(view.volumes) > 5 else "")
+    names = [v.meta.name for v in view.volumes]
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     message = f"{len(view.volumes)} volumes use it: {some}"
     return Condition(IN_USE, True, reasons.HAS_VOLUMES, message)
 
@@ -94,16 +170,30 @@ def _judge_ready(
     if problems:
         message = "; ".join(message for _, message in problems)
         return Condition(READY, False, problems[0][0], message)
-    return Condition(
-        READY,
-        False,
-        reasons.NOT_IMPLEMENTED,
-        "the pair is well formed, but this version of twinvault does not replicate yet",
-    )
+    if view.pair.mode == "Async":
+        text = "the pair is well formed, but this version of twinvault has no mode Async yet"
+        return Condition(READY, False, reasons.NOT_IMPLEMENTED, text)
+    both = " and ".join(view.pair.clusters)
+    return Condition(READY, True, reasons.READY, f"volumes are replicated between {both}")
 
 
-def _tell(pair: ReplicationPair, ready: Condition) -> tuple[Action, ...]:
-    before = find_condition(pair.status.get("conditions") or (), READY)
-    if before is not None and (before.status, before.reason) == (ready.status, ready.reason):
+def _judge_degraded(view: PairView) -> Condition:
+    weak = [(v.meta.name, find_weakness(v)) for v in view.volumes]
+    found = [(name, condition) for name, condition in weak if condition is not None]
+    if not found:
+        return Condition(DEGRADED, False, reasons.HEALTHY, "nothing is wrong")
+    told = "; ".join(f"{name}: {condition.message}" for name, condition in found[:NAMED])
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    reason = next((c.reason for _, c in found if c.reason == reasons.FROZEN), found[0][1].reason)
+    text = f"{len(found)} of {len(view.volumes)} volumes: {told}{more}"
+    return Condition(DEGRADED, True, reason, text)
+
+
+def _tell(pair: ReplicationPair, type_: str, found: Condition) -> tuple[Action, ...]:
+    before = find_condition(pair.status.get("conditions") or (), type_)
+    if before is not None and (before.status, before.reason) == (found.status, found.reason):
         return ()
-    return (Tell(REPLICATION_PAIR, pair.meta, ready.reason, ready.message, warning=True),)
+    if before is None and found.reason == reasons.HEALTHY:
+        return ()
+    good = found.reason in (reasons.READY, reasons.HEALTHY)
+    return (Tell(REPLICATION_PAIR, pair.meta, found.reason, found.message, warning=not good),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from . import reasons
@@ -28,13 +28,15 @@ NO_USE = PoolUse()
 @dataclass(frozen=True)
 class Candidate:
     """One node with its pools. ``silent`` says why its agent does not count as alive; empty: it
-    does. ``lost``: it was silent for as long as its Lease lasts.
+    does. ``lost``: it was silent for as long as its Lease lasts. ``internal_ip``: as Kubernetes
+    knows it.
     """
 
     node: StorageNode
     use: Mapping[str, PoolUse]
     silent: str = ""
     lost: bool = False
+    internal_ip: str = ""
 
     @property
     def name(self) -> str:
@@ -46,7 +48,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be placed. ``pinned`` None: anywhere; else only where the source's data is."""
+    """What is to be placed. ``pinned`` None: anywhere; else only where the source's data is.
+    ``refused`` says of nodes why they cannot take it for a reason of the caller's.
+    """
 
     size_bytes: int
     pool: str
@@ -54,13 +58,17 @@ class Wish:
     requisite: tuple[str, ...] = ()
     preferred: tuple[str, ...] = ()
     pinned: frozenset[str] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Choice:
+    """``share``: of what the pool may promise, with this volume in it; to compare choices."""
+
     node: str
     storage_cluster: str
     reasons: tuple[str, ...]
+    share: Fraction = Fraction(0)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def choose_node(
         lines += [f"{v.name}: possible, {v.line}" for v in others]
         lines += [f"{v.name}: no, {v.line}" for v in refused]
         cluster = by_name[chosen.name].node.storage_cluster
-        return Choice(chosen.name, cluster, tuple(lines))
+        return Choice(chosen.name, cluster, tuple(lines), chosen.rank[1])
     return _refuse(wish, refused)
 
 
@@ -156,6 +164,8 @@ def _judge(wish: Wish, clusters: Mapping[str, StorageCluster], candidate: Candid
     refused = _refuse_state(wish.pool, candidate, seen)
     if refused or spec is None or seen is None:
         return _Verdict(name, reasons.POOL_NOT_READY, refused)
+    if name in wish.refused:
+        return _Verdict(name, reasons.NO_REPLICATION, wish.refused[name])
     available = candidate_available_bytes(candidate, wish.pool)
     free = f"room for {format_bytes(available)}"
     if available < wish.size_bytes:
@@ -220,6 +230,13 @@ def _refuse(wish: Wish, refused: list[_Verdict]) -> Refusal:
             reasons.POOL_NOT_READY,
             f"no pool {wish.pool} is ready ({told})."
             " See kubectl describe storagenodes; the volume is made as soon as one is",
+            lines,
+        )
+    if reasons.NO_REPLICATION in found:
+        return Refusal(
+            reasons.NO_REPLICATION,
+            f"no node with pool {wish.pool} can replicate ({told})."
+            " Volumes without the parameter replicationPair go on working",
             lines,
         )
     return Refusal(

@@ -16,7 +16,7 @@ CLUSTER_UNKNOWN: Final = "ClusterUnknown"
 """spec.storageCluster, or a cluster of a pair, does not exist."""
 PAIR_UNKNOWN: Final = "PairUnknown"
 PAIR_NOT_IMPLEMENTED: Final = "PairNotImplemented"
-"""The ReplicationPair exists but this version does not replicate yet."""
+"""The ReplicationPair exists but this version has no mode Async yet."""
 SOURCE_MISSING: Final = "SourceMissing"
 """The snapshot or volume to start from does not exist, or is being deleted."""
 SOURCE_NOT_READY: Final = "SourceNotReady"
@@ -30,7 +30,14 @@ NO_NODE: Final = "NoNode"
 POOL_NOT_READY: Final = "PoolNotReady"
 """Nodes fit, but their pools or agents are not ready; this may pass."""
 
-PLACEMENT_MAY_PASS: Final = frozenset({SOURCE_NOT_READY, POOL_NOT_READY})
+NO_REPLICATION: Final = "NoReplication"
+"""A node's kernel cannot replicate, its agent does not say so yet, or no address fits."""
+NO_NUMBER: Final = "NoNumber"
+"""Every DRBD device number of the cluster is taken."""
+POOLS_DIFFER: Final = "PoolsDiffer"
+"""The pool of that name is of another kind at the other site."""
+
+PLACEMENT_MAY_PASS: Final = frozenset({SOURCE_NOT_READY, POOL_NOT_READY, NO_REPLICATION})
 """Reasons of Placed=False that go away without anybody changing the Volume or adding space."""
 
 # Ready, on every kind. True: READY (clusters: ALL_READY).
@@ -49,8 +56,21 @@ DELETING: Final = "Deleting"
 EXPANDING: Final = "Expanding"
 IDLE: Final = "Idle"
 
-# Degraded. False: HEALTHY.
+# Degraded. False: HEALTHY. True, on a Volume: any of this group, REPLICA_FAILED, REPLICA_LOST and
+# NODE_LOST. It is "one failure from frozen", or frozen.
 HEALTHY: Final = "Healthy"
+PEER_NOT_IN_SYNC: Final = "PeerNotInSync"
+RESYNCING: Final = "Resyncing"
+LINK_DOWN: Final = "LinkDown"
+"""Both replicas hold every write, but nothing can be written to both now."""
+FROZEN: Final = "Frozen"
+"""I/O waits; also Ready=False."""
+DIVERGED: Final = "Diverged"
+"""Both replicas hold writes that the other lacks: a person must choose."""
+MOVING: Final = "Moving"
+"""The primary is to move to another node and waits for something (Progressing)."""
+FIRST_SYNC: Final = "FirstSync"
+"""The two replicas of a new volume are becoming equal (Progressing, Ready=False)."""
 
 # InUse, on a Volume, a StorageCluster and a ReplicationPair.
 PUBLISHED: Final = "Published"

@@ -10,6 +10,7 @@ from .actions import (
     CheckGone,
     Delete,
     Plan,
+    ReleaseNumber,
     Tell,
     plan_release,
     plan_status,
@@ -34,7 +35,8 @@ def plan_delete(view: VolumeView, volume: Volume, *, now: str) -> Plan:
             CheckGone(VOLUME_REPLICA, replica_name(volume.meta.name, node))
             for node in placed_nodes(volume)
         )
-        return Plan(checks + plan_release(VOLUME, volume.meta, FINALIZER_VOLUME))
+        freed = tuple(ReleaseNumber(VOLUME, claim) for claim in view.own_claims())
+        return Plan((*checks, *freed, *plan_release(VOLUME, volume.meta, FINALIZER_VOLUME)))
     steps: list[Action] = []
     for replica in own:
         if not replica.meta.deleting:
@@ -60,6 +62,18 @@ def plan_give_up(view: VolumeView, replica: VolumeReplica) -> tuple[Action, ...]
     )
     tell = Tell(VOLUME_REPLICA, replica.meta, "GivenUp", message, warning=True)
     return (tell, *plan_release(VOLUME_REPLICA, replica.meta, FINALIZER_REPLICA))
+
+
+def plan_leave(view: VolumeView, volume: Volume, replica: VolumeReplica) -> tuple[Action, ...]:
+    """Forget the replica of a lost node while the volume lives on with the other one.
+
+    Only when the record counts on it for nothing: the other one holds every write. When the node
+    comes back, or another takes its place, a new replica is filled from there.
+    """
+    record = volume.record
+    if record is None or replica.node == record.primary or replica.node in record.in_sync:
+        return ()
+    return plan_give_up(view, replica)
 
 
 def find_use(view: VolumeView, volume: Volume) -> Condition | None:

@@ -4,12 +4,14 @@ The order of the writes is what makes a kill at any line, and two leaders at onc
 1. The Volume carries our finalizer before anything is made for it.
 2. The choice of the node is written into its status by compare-and-swap, so of two operators that
    chose differently one loses and reads what the other chose.
-3. Only then the replica is made, under a name that follows from the choice.
+3. Only then the replicas are made, under names that follow from the choice.
 4. The finalizer goes only when the API server itself confirms that no replica is left.
+A replicated volume has its device number claimed (numbers.py) between 1 and 2.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from . import reasons
@@ -17,21 +19,37 @@ from .actions import (
     VOLUME,
     VOLUME_REPLICA,
     Action,
+    CheckUnused,
+    ClaimNumber,
     Create,
     Delete,
     PatchObject,
     Plan,
+    ReleaseNumber,
     Tell,
     plan_finalizer,
 )
 from .ids import replica_name
-from .model import Meta, ReplicaState, ReplicationRecord, Role, Volume, VolumeReplica
+from .model import Meta, ReplicaState, Volume, VolumeReplica
 from .names import FINALIZER_REPLICA, FINALIZER_VOLUME
+from .numbers import device_of
+from .pair_placement import PairChoice, choose_pair_nodes
 from .placement import Choice, Refusal, Wish, candidate_available_bytes, choose_node
+from .replicated_plan import (
+    Move,
+    choose_replication,
+    choose_role,
+    may_be_made,
+    plan_move,
+    plan_replica_specs,
+)
+from .replicated_status import is_replicated
+from .replication_record import start_record
 from .sizing import format_bytes
 from .source_check import find_source_nodes
-from .volume_delete import plan_delete, plan_give_up
-from .volume_status import Growth, plan_report
+from .volume_delete import plan_delete, plan_give_up, plan_leave
+from .volume_state import Growth
+from .volume_status import plan_report
 from .volume_view import VolumeView, placed_nodes
 
 
@@ -50,15 +68,42 @@ def plan_volume(view: VolumeView, *, now: str) -> Plan:
     decision = decide_placement(view, volume)
     if isinstance(decision, Refusal):
         return Plan(first + plan_report(view, volume, refusal=decision, now=now), waits=True)
-    record = ReplicationRecord(1, decision.node, frozenset({decision.node}))
-    report = plan_report(view, volume, choice=decision, record=record, now=now)
-    return Plan((*first, *report, _create_replica(volume, decision)))
+    if isinstance(decision, PairChoice):
+        return _plan_pair(view, volume, decision, first, now=now)
+    record = start_record(decision.node)
+    report = plan_report(view, volume, choices=(decision,), record=record, now=now)
+    return Plan((*first, *report, _create_replica(view, volume, decision)))
 
 
-def decide_placement(view: VolumeView, volume: Volume) -> Choice | Refusal:
-    """Where the volume goes, or why nowhere."""
-    if volume.replication_pair:
-        return _refuse_pair(view, volume)
+def _plan_pair(
+    view: VolumeView, volume: Volume, choice: PairChoice, first: tuple[Action, ...], *, now: str
+) -> Plan:
+    """Claim a number, write all decisions at once, make both replicas."""
+    held = min((c.number for c in view.own_claims()), default=view.free_number)
+    if held is None:
+        text = "every DRBD device number of the cluster is taken: delete replicated volumes"
+        refusal = Refusal(reasons.NO_NUMBER, text)
+        return Plan(first + plan_report(view, volume, refusal=refusal, now=now), waits=True)
+    record, device = start_record(choice.first.node), device_of(held)
+    choices = (choice.first, choice.second)
+    report = plan_report(view, volume, choices=choices, record=record, device=device, now=now)
+    placed = {"nodes": list(choice.nodes)}
+    decided = replace(
+        volume, record=record, device=device, status={**volume.status, "placement": placed}
+    )
+    known = replace(view, volume=decided, addresses=choice.addresses)
+    creates = tuple(_create_replica(known, decided, c) for c in choices)
+    return Plan((*first, ClaimNumber(VOLUME, volume.meta, held), *report, *creates))
+
+
+def decide_placement(view: VolumeView, volume: Volume) -> Choice | PairChoice | Refusal:
+    """Where the volume goes, or why nowhere. One that asks for two replicas never gets one."""
+    if volume.replication_pair and view.pair is None:
+        return Refusal(
+            reasons.PAIR_UNKNOWN,
+            f"ReplicationPair {volume.replication_pair} does not exist; create it, or use a"
+            " StorageClass without the parameter replicationPair",
+        )
     pinned = find_source_nodes(volume, view.source)
     if isinstance(pinned, Refusal):
         return pinned
@@ -70,30 +115,16 @@ def decide_placement(view: VolumeView, volume: Volume) -> Choice | Refusal:
         preferred=volume.preferred_nodes,
         pinned=pinned,
     )
+    if view.pair is not None:
+        return choose_pair_nodes(wish, view.pair, view.clusters, view.candidates)
     return choose_node(wish, view.clusters, view.candidates)
 
 
-def _refuse_pair(view: VolumeView, volume: Volume) -> Refusal:
-    """A volume that asks for two replicas is never silently made with one."""
-    name = volume.replication_pair
-    if view.pair is None:
-        return Refusal(
-            reasons.PAIR_UNKNOWN,
-            f"ReplicationPair {name} does not exist; create it, or use a StorageClass without"
-            " the parameter replicationPair",
-        )
-    return Refusal(
-        reasons.PAIR_NOT_IMPLEMENTED,
-        f"ReplicationPair {name} exists, but this version of twinvault does not replicate yet;"
-        " use a StorageClass without the parameter replicationPair",
-    )
+def _create_replica(view: VolumeView, volume: Volume, choice: Choice) -> Create:
+    return _replica(view, volume, choice.node, choice.storage_cluster)
 
 
-def _create_replica(volume: Volume, choice: Choice) -> Create:
-    return _replica(volume, choice.node, choice.storage_cluster)
-
-
-def _replica(volume: Volume, node: str, storage_cluster: str) -> Create:
+def _replica(view: VolumeView, volume: Volume, node: str, storage_cluster: str) -> Create:
     spec: dict[str, Any] = {
         "volume": volume.meta.name,
         "volumeUID": volume.meta.uid,
@@ -102,50 +133,75 @@ def _replica(volume: Volume, node: str, storage_cluster: str) -> Create:
         "pool": volume.pool,
         "sizeBytes": volume.size_bytes,
         "volumeMode": volume.volume_mode.value,
-        "role": Role.PRIMARY.value,
+        "role": choose_role(volume.record, node).value,
     }
     if volume.fs_type:
         spec["fsType"] = volume.fs_type
-    if volume.source:
+    if volume.source and _starts_from_source(view, volume, node):
         spec["source"] = volume.source.to_dict()
+    replication = choose_replication(view, volume, node)
+    if replication is not None:
+        spec["replication"] = replication.to_dict()
     name = replica_name(volume.meta.name, node)
     metadata = {"name": name, "finalizers": [FINALIZER_REPLICA]}
     return Create(VOLUME_REPLICA, name, {"metadata": metadata, "spec": spec})
 
 
+def _starts_from_source(view: VolumeView, volume: Volume, node: str) -> bool:
+    """The second replica starts from the source where it has it, else blank; it is filled by the
+    first sync either way.
+    """
+    if not is_replicated(volume) or volume.record is None or volume.record.primary == node:
+        return True
+    holders = find_source_nodes(volume, view.source)
+    return isinstance(holders, frozenset) and node in holders
+
+
 def _plan_placed(view: VolumeView, volume: Volume, first: tuple[Action, ...], *, now: str) -> Plan:
-    """Make the replica that was decided on, or grow it, and report."""
+    """Make the replicas that were decided on, or grow them, and report."""
     own = view.own_replicas()
+    move = Move()
+    if is_replicated(volume):
+        move = plan_move(view, volume, now=now)
+        first = (*first, *move.actions, *plan_replica_specs(view, volume))
     missing = [node for node in placed_nodes(volume) if node not in {r.node for r in own}]
     if missing:
-        return _plan_missing(view, volume, missing[0], first, now=now)
+        return _plan_missing(view, volume, missing, first, now=now)
     growths = tuple(_decide_growth(view, volume, replica) for replica in own)
+    refused = next((g for g in growths if g.refused), None)
     steps = tuple(
         PatchObject(VOLUME_REPLICA, replica.meta, {"spec": {"sizeBytes": volume.size_bytes}})
         for replica, growth in zip(own, growths, strict=True)
-        if growth.wanted and not growth.refused
+        if growth.wanted and refused is None
     )
-    refused = next((g for g in growths if g.refused), None)
-    report = plan_report(view, volume, growth=refused, now=now)
-    return Plan(first + steps + report, waits=refused is not None)
+    leaving = tuple(step for r in own for step in plan_leave(view, volume, r))
+    report = plan_report(view, volume, growth=refused, moving=move.waits, now=now)
+    return Plan((*first, *steps, *leaving, *report), waits=refused is not None)
 
 
 def _plan_missing(
-    view: VolumeView, volume: Volume, node: str, first: tuple[Action, ...], *, now: str
+    view: VolumeView, volume: Volume, nodes: list[str], first: tuple[Action, ...], *, now: str
 ) -> Plan:
-    """A replica that is not there.
+    """Replicas that are not there.
 
-    1. The volume was never ready: the operator was stopped between choosing and making it.
+    1. The volume was never ready: the operator was stopped between choosing and making them.
     2. The volume was ready: somebody removed the replica. A new one would be empty and would look
-       like the old one, so it is not made.
+       like the old one, so it is not made; unless the other replica fills it (may_be_made).
     """
-    if volume.status_size_bytes:
-        return Plan(first + plan_report(view, volume, now=now))
-    name = replica_name(volume.meta.name, node)
-    if any(r.meta.name == name for r in view.replicas):
-        return Plan(first + plan_report(view, volume, now=now), waits=True)
-    cluster = _placed_cluster(view, volume, node)
-    return Plan((*first, _replica(volume, node, cluster), *plan_report(view, volume, now=now)))
+    replicated = is_replicated(volume)
+    steps: list[Action] = []
+    waits = False
+    for node in nodes:
+        if volume.status_size_bytes and not (replicated and may_be_made(volume, node)):
+            continue
+        name = replica_name(volume.meta.name, node)
+        unaddressed = replicated and choose_replication(view, volume, node) is None
+        if unaddressed or any(r.meta.name == name for r in view.replicas):
+            waits = True
+            continue
+        cluster = _placed_cluster(view, volume, node)
+        steps.append(_replica(view, volume, node, cluster))
+    return Plan((*first, *steps, *plan_report(view, volume, now=now)), waits=waits)
 
 
 def _placed_cluster(view: VolumeView, volume: Volume, node: str) -> str:
@@ -196,6 +252,22 @@ def _plan_left_over(view: VolumeView) -> tuple[Action, ...]:
             steps.append(Delete(VOLUME_REPLICA, replica.meta))
         else:
             steps.append(_tell_orphan(replica, replica.meta))
+    return (*steps, *_plan_claims(view))
+
+
+def _plan_claims(view: VolumeView) -> tuple[Action, ...]:
+    """Let go of numbers that a killed operator claimed and nobody will use.
+
+    What we know may be old, so the API server itself is asked before each.
+    """
+    volume = view.volume
+    steps: list[Action] = []
+    for claim in view.claims:
+        own = volume is not None and claim.volume_uid == volume.meta.uid
+        device = volume.device if volume is not None else None
+        undecided = device is None or device == device_of(claim.number)
+        if not (own and undecided):
+            steps += [CheckUnused(VOLUME, claim), ReleaseNumber(VOLUME, claim)]
     return tuple(steps)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from . import reasons
@@ -19,9 +18,12 @@ from .conditions import (
 )
 from .model import Phase, ReplicaState, ReplicationRecord, Volume, VolumeReplica
 from .names import ANNOTATION_PVC
+from .numbers import Device
 from .placement import Choice, Refusal, shorten_reasons
+from .replicated_status import is_in_sync, is_replicated, judge_replicated
 from .sizing import format_bytes, format_share
 from .volume_delete import find_use
+from .volume_state import IDLE, WHOLE, Growth, VolumeState, being_made, broken
 from .volume_view import VolumeView, placed_nodes
 
 USED_STEP_PERCENT = 1
@@ -30,39 +32,28 @@ USED_STEP_PERCENT = 1
 _FREE = Condition(IN_USE, False, reasons.NOT_IN_USE, "no node uses it")
 
 
-@dataclass(frozen=True)
-class Growth:
-    """An expansion that is wanted; ``refused`` is a reason and ``message`` the next step."""
-
-    wanted: bool
-    refused: str = ""
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class _State:
-    """How the volume is, in one word and one sentence."""
-
-    phase: Phase
-    ready: Condition
-    progressing: Condition
-    degraded: Condition
-
-
 def plan_report(
     view: VolumeView,
     volume: Volume,
     *,
-    choice: Choice | None = None,
+    choices: tuple[Choice, ...] = (),
     refusal: Refusal | None = None,
     record: ReplicationRecord | None = None,
+    device: Device | None = None,
     growth: Growth | None = None,
+    moving: str = "",
     now: str,
 ) -> tuple[Action, ...]:
-    """Write the status if it differs from what is there, and tell what changed."""
-    state = _judge(view, volume, refusal, growth)
+    """Write the status if it differs from what is there, and tell what changed.
+
+    ``choices``, ``record`` and ``device`` are what was decided just now, all in one write.
+    """
+    if refusal is None and is_replicated(volume):
+        state = judge_replicated(view, volume, growth, moving, now=now)
+    else:
+        state = _judge(view, volume, refusal, growth)
     conditions = [
-        *_placed(volume, choice, refusal),
+        *_placed(volume, choices, refusal),
         state.ready,
         state.progressing,
         state.degraded,
@@ -71,11 +62,13 @@ def plan_report(
     wanted: dict[str, Any] = {
         "phase": state.phase.value,
         **_sizes(view, volume),
-        "replicas": _replicas(view, volume, choice),
-        **_placement(choice, refusal),
+        "replicas": _replicas(view, volume, choices),
+        **_placement(choices, refusal),
     }
     if record is not None:
         wanted["replication"] = record.to_dict()
+    if device is not None:
+        wanted["replicationDevice"] = device.to_dict()
     wanted["summary"] = _summary(volume, wanted)
     told = _tell(volume, state, refusal)
     return (*plan_status(VOLUME, volume.meta, volume.status, wanted, conditions, now=now), *told)
@@ -83,35 +76,34 @@ def plan_report(
 
 def _judge(
     view: VolumeView, volume: Volume, refusal: Refusal | None, growth: Growth | None
-) -> _State:
+) -> VolumeState:
     if refusal is not None:
         message = refusal.message
         final = refusal.reason not in reasons.PLACEMENT_MAY_PASS
-        return _broken(Phase.PENDING, reasons.NOT_PLACED, message, progressing=not final)
+        return broken(Phase.PENDING, reasons.NOT_PLACED, message, progressing=not final)
     own = view.own_replicas()
     if volume.status_size_bytes and (not own or any(r.meta.deleting for r in own)):
-        return _broken(Phase.FAILED, reasons.REPLICA_LOST, _lost_message(own))
+        return broken(Phase.FAILED, reasons.REPLICA_LOST, _lost_message(own))
     failed = next((r for r in own if r.state is ReplicaState.FAILED), None)
     if failed is not None:
         message = (
             f"{failed.node}: {failed.message or failed.reason}; the agent goes on trying, see"
             f" kubectl describe volumereplica {failed.meta.name}"
         )
-        return _broken(Phase.FAILED, reasons.REPLICA_FAILED, message, progressing=True)
+        return broken(Phase.FAILED, reasons.REPLICA_FAILED, message, progressing=True)
     lost = next((r for r in own if r.node in view.lost), None)
     if lost is not None:
         message = (
             f"node {lost.node} holds the data and {view.lost[lost.node]}: bring it back; the"
             " volume is as it was as soon as its agent answers"
         )
-        return _broken(Phase.DEGRADED, reasons.NODE_LOST, message)
+        return broken(Phase.DEGRADED, reasons.NODE_LOST, message)
     return _judge_healthy(view, volume, own, growth)
 
 
 def _judge_healthy(
     view: VolumeView, volume: Volume, own: tuple[VolumeReplica, ...], growth: Growth | None
-) -> _State:
-    whole = Condition(DEGRADED, False, reasons.HEALTHY, "nothing is wrong")
+) -> VolumeState:
     making = [r for r in own if r.state not in (ReplicaState.READY, ReplicaState.EXPANDING)]
     nodes = ", ".join(placed_nodes(volume))
     if not own or making:
@@ -122,34 +114,16 @@ def _judge_healthy(
                 f"VolumeReplica {blocked[0].meta.name} of an earlier volume of this name is"
                 " still there: kubectl describe volumereplica says how to let it go"
             )
-        ready = Condition(READY, False, reasons.CREATING, message)
-        busy = Condition(PROGRESSING, True, reasons.CREATING, message)
-        return _State(Phase.CREATING, ready, busy, whole)
+        return being_made(reasons.CREATING, message)
     ready = Condition(READY, True, reasons.READY, f"ready on {nodes}")
     size = format_bytes(volume.size_bytes)
     if growth is not None:
         stuck = Condition(PROGRESSING, False, growth.refused, growth.message)
-        return _State(Phase.READY, ready, stuck, whole)
+        return VolumeState(Phase.READY, ready, stuck, WHOLE)
     if any(r.status_size_bytes < volume.size_bytes for r in own):
         busy = Condition(PROGRESSING, True, reasons.EXPANDING, f"growing to {size}")
-        return _State(Phase.EXPANDING, ready, busy, whole)
-    idle = Condition(PROGRESSING, False, reasons.IDLE, "nothing to do")
-    return _State(Phase.READY, ready, idle, whole)
-
-
-def _broken(phase: Phase, reason: str, message: str, *, progressing: bool = False) -> _State:
-    degraded = phase is not Phase.PENDING
-    return _State(
-        phase,
-        Condition(READY, False, reason, message),
-        Condition(PROGRESSING, progressing, reason, message),
-        Condition(
-            DEGRADED,
-            degraded,
-            reason if degraded else reasons.HEALTHY,
-            message if degraded else "not placed yet",
-        ),
-    )
+        return VolumeState(Phase.EXPANDING, ready, busy, WHOLE)
+    return VolumeState(Phase.READY, ready, IDLE, WHOLE)
 
 
 def _lost_message(own: tuple[VolumeReplica, ...]) -> str:
@@ -160,9 +134,12 @@ def _lost_message(own: tuple[VolumeReplica, ...]) -> str:
     )
 
 
-def _placed(volume: Volume, choice: Choice | None, refusal: Refusal | None) -> list[Condition]:
-    if choice is not None:
-        return [Condition(PLACED, True, reasons.CHOSEN, choice.reasons[0])]
+def _placed(
+    volume: Volume, choices: tuple[Choice, ...], refusal: Refusal | None
+) -> list[Condition]:
+    if choices:
+        told = "; ".join(choice.reasons[0] for choice in choices)
+        return [Condition(PLACED, True, reasons.CHOSEN, told)]
     if refusal is not None:
         return [Condition(PLACED, False, refusal.reason, refusal.message)]
     known = find_condition(volume.conditions, PLACED)
@@ -172,16 +149,29 @@ def _placed(volume: Volume, choice: Choice | None, refusal: Refusal | None) -> l
     return [Condition(PLACED, True, reasons.CHOSEN, f"lives on {nodes}")]
 
 
-def _placement(choice: Choice | None, refusal: Refusal | None) -> dict[str, Any]:
-    if choice is not None:
-        lines = shorten_reasons(choice.reasons)
-        return {"placement": {"nodes": [choice.node], "reasons": lines}}
+def _placement(choices: tuple[Choice, ...], refusal: Refusal | None) -> dict[str, Any]:
+    if choices:
+        lines = shorten_reasons(_merge_reasons(choices))
+        return {"placement": {"nodes": [choice.node for choice in choices], "reasons": lines}}
     if refusal is not None:
         return {"placement": {"reasons": shorten_reasons(refusal.reasons)}}
     return {}
 
 
-def _replicas(view: VolumeView, volume: Volume, choice: Choice | None) -> list[dict[str, Any]]:
+def _merge_reasons(choices: tuple[Choice, ...]) -> tuple[str, ...]:
+    """Of each choice what spoke for its own site; a node is told of once."""
+    by_node: dict[str, str] = {}
+    for choice in choices:
+        for line in choice.reasons:
+            node, chosen = line.partition(":")[0], ": chosen" in line or ": possible" in line
+            if chosen or node not in by_node:
+                by_node[node] = line
+    return tuple(by_node.values())
+
+
+def _replicas(
+    view: VolumeView, volume: Volume, choices: tuple[Choice, ...]
+) -> list[dict[str, Any]]:
     entries = {
         r.node: {
             "node": r.node,
@@ -192,7 +182,7 @@ def _replicas(view: VolumeView, volume: Volume, choice: Choice | None) -> list[d
         }
         for r in view.own_replicas()
     }
-    if choice is not None:
+    for choice in choices:
         entries.setdefault(choice.node, _awaited(choice.node, choice.storage_cluster, volume.pool))
     for entry in volume.status.get("replicas") or ():
         if entry["node"] in placed_nodes(volume):
@@ -219,7 +209,7 @@ def _sizes(view: VolumeView, volume: Volume) -> dict[str, Any]:
         for r in view.own_replicas()
         if r.state in (ReplicaState.READY, ReplicaState.EXPANDING) and r.status_size_bytes
     ]
-    if not made:
+    if not made or _is_unequal(volume, len(made)):
         return {}
     size = min(r.status_size_bytes for r in made)
     used = max(r.allocated_bytes for r in made)
@@ -229,6 +219,13 @@ def _sizes(view: VolumeView, volume: Volume) -> dict[str, Any]:
     if not grew and abs(used - before) < max(1, step):
         used = before
     return {"sizeBytes": size, "usedBytes": used}
+
+
+def _is_unequal(volume: Volume, made: int) -> bool:
+    """A replicated volume is ready for the first time only with all its replicas in sync."""
+    if volume.status_size_bytes or not is_replicated(volume):
+        return False
+    return made < len(placed_nodes(volume)) or not is_in_sync(volume)
 
 
 def _summary(volume: Volume, wanted: Mapping[str, Any]) -> dict[str, str]:
@@ -246,25 +243,39 @@ def _summary(volume: Volume, wanted: Mapping[str, Any]) -> dict[str, str]:
 
 
 _TOLD_AS_WARNING = frozenset(
-    {reasons.REPLICA_FAILED, reasons.REPLICA_LOST, reasons.NODE_LOST, reasons.NO_CAPACITY}
+    {
+        reasons.REPLICA_FAILED,
+        reasons.REPLICA_LOST,
+        reasons.NODE_LOST,
+        reasons.NO_CAPACITY,
+        reasons.PEER_NOT_IN_SYNC,
+        reasons.LINK_DOWN,
+        reasons.FROZEN,
+        reasons.DIVERGED,
+    }
 )
 
 
-def _tell(volume: Volume, state: _State, refusal: Refusal | None) -> tuple[Action, ...]:
+def _tell(volume: Volume, state: VolumeState, refusal: Refusal | None) -> tuple[Action, ...]:
     """One Event for what changed and matters; being made is seen in the status alone."""
     if refusal is not None:
         wanted = Condition(PLACED, False, refusal.reason, refusal.message)
         return _tell_change(volume, [wanted], warning=True)
-    news = [c for c in (state.ready, state.progressing) if c.reason not in _QUIET]
+    parts = (state.ready, state.progressing, state.degraded)
+    news = [c for c in parts if c.reason not in _QUIET]
     grown = find_condition(volume.conditions, PROGRESSING)
     done = state.progressing.reason == reasons.IDLE and state.ready.status
     if done and grown is not None and grown.reason == reasons.EXPANDING:
         message = f"grown to {format_bytes(volume.size_bytes)}"
         return (Tell(VOLUME, volume.meta, "Expanded", message),)
+    weak = find_condition(volume.conditions, DEGRADED)
+    if weak is not None and weak.status and not state.degraded.status and is_replicated(volume):
+        message = "every replica holds every write again"
+        return (Tell(VOLUME, volume.meta, "InSync", message),)
     return _tell_change(volume, news, warning=False)
 
 
-_QUIET = frozenset({reasons.CREATING, reasons.IDLE})
+_QUIET = frozenset({reasons.CREATING, reasons.FIRST_SYNC, reasons.IDLE, reasons.HEALTHY})
 
 
 def _tell_change(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from .failover_view import NodeEvidence
 from .model import ReplicationPair, StorageCluster, Volume, VolumeReplica
+from .numbers import Claim
 from .placement import Candidate
 from .source_check import SourceView
 
@@ -16,6 +18,11 @@ class VolumeView:
 
     ``lost`` maps nodes whose agent is silent to a text that says since when.
     ``readers`` names what still reads the volume's data: clones and snapshots in the making.
+    For a replicated volume: ``addresses`` of its nodes in the replication network as far as they
+    are known, ``claims`` of device numbers that name it (or an earlier volume of its name),
+    ``free_number`` the next one that nobody has, ``failover`` why the loss of its primary was not
+    answered yet, ``nodes`` what was watched of its nodes, ``rescue`` the name of a Snapshot that
+    was taken for a forced promotion and is ready.
     """
 
     name: str
@@ -27,6 +34,12 @@ class VolumeView:
     pair: ReplicationPair | None = None
     lost: Mapping[str, str] = field(default_factory=dict)
     readers: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
+    free_number: int | None = None
+    failover: str = ""
+    nodes: Mapping[str, NodeEvidence] = field(default_factory=dict)
+    rescue: str = ""
 
     def own_replicas(self) -> tuple[VolumeReplica, ...]:
         """Replicas of this very Volume, not of an earlier one of the same name."""
@@ -39,6 +52,13 @@ class VolumeView:
         """Replicas whose Volume is gone."""
         own = {r.meta.name for r in self.own_replicas()}
         return tuple(r for r in self.replicas if r.meta.name not in own)
+
+    def own_claims(self) -> tuple[Claim, ...]:
+        """Claims by this very Volume."""
+        if self.volume is None:
+            return ()
+        uid = self.volume.meta.uid
+        return tuple(c for c in self.claims if c.volume_uid == uid)
 
     def candidate(self, node: str) -> Candidate | None:
         return next((c for c in self.candidates if c.name == node), None)

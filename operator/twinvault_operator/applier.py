@@ -10,31 +10,28 @@ from twinvault_core.actions import (
     VOLUME_REPLICA,
     Action,
     CheckGone,
+    ClaimNumber,
     Create,
     Delete,
     PatchObject,
     PatchStatus,
     Plan,
+    ReleaseNumber,
     Tell,
 )
-from twinvault_core.errors import AlreadyExistsError, FailedPreconditionError, NotFoundError
+from twinvault_core.errors import AlreadyExistsError, NotFoundError
 from twinvault_core.model import Meta
+from twinvault_core.names import LEASE_NAMESPACE_DEFAULT
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 
 from .announcer import Announcer
+from .claims import Claims
+from .errors import NotLeadingError, StaleError
 from .metrics import Metrics
 from .world import World
 
 logger = logging.getLogger(__name__)
-
-
-class NotLeadingError(FailedPreconditionError):
-    """The lead was lost: whoever has it now goes on."""
-
-
-class StaleError(ConflictError):
-    """What the plan was made from is not what the API server has; it is known by now."""
 
 
 class Applier:
@@ -47,17 +44,26 @@ class Applier:
         announcer: Announcer,
         metrics: Metrics,
         leading: Callable[[], bool],
+        namespace: str = LEASE_NAMESPACE_DEFAULT,
     ) -> None:
         self._client, self._world = client, world
+        self._claims = Claims(client, world, namespace)
         self._announcer, self._metrics, self.leading = announcer, metrics, leading
 
     async def apply(self, plan: Plan) -> None:
         """All steps in order. StaleError: plan again now; other TwinvaultErrors: later."""
         versions: dict[tuple[str, str], str] = {}
-        for action in plan.actions:
-            if not self.leading():
-                raise NotLeadingError("another operator leads")
-            await self._apply_one(action, versions)
+        claimed = [a for a in plan.actions if isinstance(a, ClaimNumber)]
+        for claim in claimed:
+            self._world.numbers.promise(claim)
+        try:
+            for action in plan.actions:
+                if not self.leading():
+                    raise NotLeadingError("another operator leads")
+                await self._apply_one(action, versions)
+        finally:
+            for claim in claimed:
+                self._world.numbers.settle(claim)
 
     async def _apply_one(self, action: Action, versions: dict[tuple[str, str], str]) -> None:
         if isinstance(action, Tell):
@@ -72,8 +78,14 @@ class Applier:
             await self._patch(action.kind, action.meta, action.status, versions, status=True)
         elif isinstance(action, Delete):
             await self._delete(action)
-        else:
+        elif isinstance(action, CheckGone):
             await self._check_gone(action)
+        elif isinstance(action, ClaimNumber):
+            await self._claims.claim(action)
+        elif isinstance(action, ReleaseNumber):
+            await self._claims.release(action)
+        else:
+            await self._claims.check_unused(action)
 
     async def _create(self, action: Create) -> None:
         """1. The space is entered in the ledger. 2. The object is made. 3. The store has it.

@@ -65,9 +65,8 @@ class Leadership:
             await asyncio.sleep(POLL_SECONDS)
 
     def _start(self) -> None:
-        """What was not heard while nobody led says nothing about the agents."""
+        """The agents' Leases were watched while we stood by: nothing has to be waited for."""
         logger.info("leading")
-        self._liveness.restart()
         self._led = True
         self._triggers.add_everything()
 

@@ -84,7 +84,12 @@ class Operator:
         recorder = EventRecorder(client, EventSource("twinvault-operator", config.identity))
         self._announcer = Announcer(recorder, self.metrics, pause=self._quiet_moment)
         applier = Applier(
-            client, self.world, self._announcer, self.metrics, self.leadership.leading
+            client,
+            self.world,
+            self._announcer,
+            self.metrics,
+            self.leadership.leading,
+            config.namespace,
         )
         self.reconciler = Reconciler(self.world, self.queue, self.triggers, applier, self.metrics)
         self._probes = ProbeServer(
@@ -122,6 +127,7 @@ class Operator:
         logger.info("the first lists are complete: %d volumes", len(self.world.volumes))
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keeper.run())
+            group.create_task(self._leases.run())
             group.create_task(self.leadership.run())
             group.create_task(self._announcer.run())
             group.create_task(self._keep_beating())
@@ -131,13 +137,12 @@ class Operator:
             await self._start_watching(group)
 
     async def _start_watching(self, group: asyncio.TaskGroup) -> None:
-        """Only who takes the Lease watches: a standby costs next to nothing.
+        """Only who takes the Lease watches more than Leases: a standby costs next to nothing.
 
         1. Every watch starts; kopf's list anew whatever ours miss.
         2. What changed, and what vanished, while we stood by comes in with a list of every kind.
         3. Only then there is a lead. When it is lost the watches stay, and the next one is quick.
         """
-        group.create_task(self._leases.run())
         for feed in self._feeds:
             group.create_task(feed.run())
         group.create_task(self._watch())
@@ -177,7 +182,8 @@ class Operator:
         return ""
 
     def _observe_lease(self, name: str, lease: Json | None) -> None:
-        self.liveness.observe(name, lease)
+        if not self.world.numbers.observe(name, lease):
+            self.liveness.observe(name, lease)
 
     def _fill_gauges(self) -> None:
         metrics, world = self.metrics, self.world

@@ -19,7 +19,8 @@ from twinvault_core.pair_plan import plan_pair
 from twinvault_core.snapshot_plan import plan_snapshot
 from twinvault_core.volume_plan import plan_volume
 
-from .applier import Applier, NotLeadingError, StaleError
+from .applier import Applier
+from .errors import NotLeadingError, StaleError
 from .metrics import Metrics
 from .triggers import WAITING, Triggers
 from .work_queue import Key, WorkQueue

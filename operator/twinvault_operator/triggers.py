@@ -16,6 +16,7 @@ from twinvault_core.model import (
     Volume,
     VolumeReplica,
 )
+from twinvault_core.pair_plan import find_weakness
 
 from .work_queue import Key, WorkQueue
 from .world import World
@@ -28,6 +29,7 @@ ROLL_UP_SECONDS = 1.0
 PUBLISHED_SECONDS = 1.0
 """Publishing and staging follow one another: one write tells both."""
 WAITING_SECONDS = 0.2
+NUMBER_SECONDS = 1.0
 
 
 class Triggers:
@@ -43,6 +45,7 @@ class Triggers:
         world.clusters.on_change = self._cluster
         world.nodes.on_change = self._node
         world.pairs.on_change = self._pair
+        world.numbers.on_change = self._number
 
     def add_everything(self) -> None:
         """At the start, and when the lead is taken over."""
@@ -52,6 +55,7 @@ class Triggers:
             (REPLICATION_PAIR, world.pairs.names()),
             (VOLUME, world.volumes.names()),
             (VOLUME, sorted({r.volume for r in world.replicas.values()})),
+            (VOLUME, sorted(world.numbers.volumes())),
             (SNAPSHOT, world.snapshots.names()),
         ]
         for kind, names in by_kind:
@@ -79,6 +83,7 @@ class Triggers:
             self.waiting.discard(name)
         delay = PUBLISHED_SECONDS if _only_published(before, after) else 0.0
         self._queue.add(Key(VOLUME, name), delay)
+        self._roll_up_pairs(before, after)
         if _same(before, after, lambda v: (v.phase, v.status_size_bytes, v.meta.deleting)):
             return
         for snapshot in self._world.snapshots.find("volume", name):
@@ -90,6 +95,12 @@ class Triggers:
         for volume in (before, after):
             if volume is not None and volume.source.volume:
                 self._queue.add(Key(VOLUME, volume.source.volume))
+
+    def _roll_up_pairs(self, before: Volume | None, after: Volume | None) -> None:
+        """A pair counts its volumes, and which of them are degraded and why."""
+        if _same(before, after, lambda v: (v.record, find_weakness(v), v.meta.deleting)):
+            return
+        for volume in (before, after):
             if volume is not None and volume.replication_pair:
                 self._queue.add(Key(REPLICATION_PAIR, volume.replication_pair), ROLL_UP_SECONDS)
 
@@ -117,6 +128,9 @@ class Triggers:
             for volume in self._world.volumes.find("source", f"{SNAPSHOT}/{name}"):
                 if volume.meta.name in self.waiting:
                     self._queue.add(Key(VOLUME, volume.meta.name))
+            rescued = self._world.volumes.get(known.volume)
+            if rescued is not None and rescued.force_primary is not None:
+                self._queue.add(Key(VOLUME, known.volume))
         if not _same(before, after, lambda s: ([h.state for h in s.holders], s.meta.deleting)):
             origin = self._world.volumes.get(known.volume)
             if origin is not None and origin.meta.deleting:
@@ -129,8 +143,14 @@ class Triggers:
     ) -> None:
         for cluster in self._world.clusters.names():
             self._queue.add(Key(STORAGE_CLUSTER, cluster), WAITING_SECONDS if after else 0.0)
-        if not _same(before, after, lambda n: (n.pools, n.pool_status)):
+        if not _same(before, after, lambda n: (n.pools, n.pool_status, n.replication)):
             self.add_waiting()
+        if before is not None and not _same(before, after, lambda n: n.replication):
+            for replica in self._world.replicas.find("node", name):
+                self._queue.add(Key(VOLUME, replica.volume))
+        if not _same(before, after, lambda n: n.replication):
+            for pair in self._world.pairs.names():
+                self._queue.add(Key(REPLICATION_PAIR, pair), ROLL_UP_SECONDS)
 
     def _cluster(
         self, name: str, before: StorageCluster | None, after: StorageCluster | None
@@ -150,6 +170,10 @@ class Triggers:
         for cluster in self._world.clusters.names():
             self._queue.add(Key(STORAGE_CLUSTER, cluster))
 
+    def _number(self, volume: str) -> None:
+        """A device number was claimed or freed, maybe by an operator that did not get further."""
+        self._queue.add(Key(VOLUME, volume), NUMBER_SECONDS)
+
     def _pair(
         self, name: str, before: ReplicationPair | None, after: ReplicationPair | None
     ) -> None:
@@ -167,6 +191,6 @@ def _same(before: Any, after: Any, look: Callable[[Any], Any]) -> bool:
 def _only_published(before: Volume | None, after: Volume | None) -> bool:
     if before is None or after is None or after.meta.deleting:
         return False
-    if before.published_to == after.published_to:
-        return False
+    if before.published_to == after.published_to or after.replication_pair:
+        return False  # a replicated volume may have to change its primary for it, at once
     return replace(before, published_to=(), meta=after.meta) == replace(after, published_to=())

@@ -14,6 +14,7 @@ from twinvault_core.actions import (
     VOLUME_REPLICA,
 )
 from twinvault_core.cluster_plan import ClusterView, KubeNode
+from twinvault_core.failover_view import NodeEvidence
 from twinvault_core.ids import holder_label
 from twinvault_core.model import (
     HolderState,
@@ -25,8 +26,12 @@ from twinvault_core.model import (
     Volume,
     VolumeReplica,
 )
+from twinvault_core.names import ANNOTATION_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
+from twinvault_core.numbers import number_of
 from twinvault_core.pair_plan import PairView
 from twinvault_core.placement import Candidate
+from twinvault_core.replicated_plan import rescue_name
+from twinvault_core.replication_network import find_address
 from twinvault_core.snapshot_plan import SnapshotView
 from twinvault_core.source_check import SourceView
 from twinvault_core.volume_view import VolumeView, placed_nodes
@@ -34,17 +39,32 @@ from twinvault_kube import kinds
 
 from .ledger import Ledger
 from .liveness import AgentState, Liveness
+from .numbers import Numbers
 from .store import Store
 
 NODE = "Node"
+LEASE_SECONDS = 5.0
+"""Of a pair that does not say."""
 
 
 def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
-    """What matters of a Kubernetes node: labels, and whether it is Ready."""
-    conditions = (obj.get("status") or {}).get("conditions") or ()
-    ready = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+    """What matters of a Kubernetes node: labels, whether it is Ready, address, our taint."""
+    status, spec = obj.get("status") or {}, obj.get("spec") or {}
+    conditions, taints = status.get("conditions") or (), spec.get("taints") or ()
+    addresses = status.get("addresses") or ()
     meta = obj["metadata"]
-    return KubeNode(meta["name"], dict(meta.get("labels") or {}), ready)
+    return KubeNode(
+        meta["name"],
+        dict(meta.get("labels") or {}),
+        ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
+        internal_ip=next((a["address"] for a in addresses if a.get("type") == "InternalIP"), ""),
+        tainted=any(is_our_taint(taint) for taint in taints),
+    )
+
+
+def is_our_taint(taint: Mapping[str, Any]) -> bool:
+    """Whether the operator put this taint on a node; others' of the same key stay."""
+    return (taint.get("key"), taint.get("value")) == (TAINT_OUT_OF_SERVICE, TAINT_VALUE)
 
 
 def _source_of(volume: Volume) -> tuple[str, ...]:
@@ -60,6 +80,11 @@ class World:
     def __init__(self, liveness: Liveness) -> None:
         self.liveness = liveness
         self.ledger = Ledger()
+        self.numbers = Numbers()
+        self.failover_waits: dict[str, str] = {}
+        """Why the loss of a volume's primary was not answered yet, by volume."""
+        self.pair_news: dict[str, dict[str, Any]] = {}
+        """What failovers add to the status of a ReplicationPair, by its name."""
         self.clusters = Store(kinds.STORAGE_CLUSTERS, StorageCluster.parse)
         self.storage_nodes = Store(
             kinds.STORAGE_NODES, StorageNode.parse, {"cluster": lambda n: (n.storage_cluster,)}
@@ -125,14 +150,37 @@ class World:
     def _candidate(self, node: StorageNode) -> Candidate:
         name = node.meta.name
         lost = self.liveness.state(name) is AgentState.SILENT
-        return Candidate(node, self.ledger.use_of(name), self.describe_silence(name), lost)
+        silence = self.describe_silence(name)
+        return Candidate(node, self.ledger.use_of(name), silence, lost, self._internal_ip(name))
+
+    def _internal_ip(self, node: str) -> str:
+        known = self.nodes.get(node)
+        return known.internal_ip if known is not None else ""
+
+    def _find_addresses(self, pair: ReplicationPair, nodes: tuple[str, ...]) -> dict[str, str]:
+        """In the replication network, of those of ``nodes`` that have one now."""
+        found = {}
+        for name in nodes:
+            node = self.storage_nodes.get(name)
+            address = find_address(pair, node, self._internal_ip(name)) if node else ""
+            if address:
+                found[name] = address
+        return found
+
+    def _choose_free_number(self) -> int | None:
+        """Beside the claims, what volumes and replicas say counts too: a claim may be removed."""
+        used = {number_of(v.device.minor) for v in self.volumes.values() if v.device}
+        used |= {number_of(r.replication.minor) for r in self.replicas.values() if r.replication}
+        return self.numbers.choose_free(used)
 
     def observe_volume(self, name: str) -> VolumeView:
         volume = self.volumes.get(name)
         replicas = tuple(self.replicas.find("volume", name))
-        lost = self.find_lost({r.node for r in replicas})
+        placed = set(placed_nodes(volume)) if volume is not None else set()
+        lost = self.find_lost({r.node for r in replicas} | placed)
+        claims = self.numbers.find(name)
         if volume is None:
-            return VolumeView(name, None, replicas, lost=lost)
+            return VolumeView(name, None, replicas, lost=lost, claims=claims)
         pair = self.pairs.get(volume.replication_pair) if volume.replication_pair else None
         return VolumeView(
             name=name,
@@ -144,6 +192,44 @@ class World:
             pair=pair,
             lost=lost,
             readers=self._find_readers(name),
+            addresses=self._find_addresses(pair, placed_nodes(volume)) if pair else {},
+            claims=claims,
+            free_number=self._choose_free_number() if pair and not volume.device else None,
+            failover=self.failover_waits.get(name, ""),
+            nodes={node: self.observe_node(node) for node in placed} if pair else {},
+            rescue=self._find_rescue(volume),
+        )
+
+    def _find_rescue(self, volume: Volume) -> str:
+        """The Snapshot that was taken before a forced promotion, once it is ready."""
+        if volume.force_primary is None:
+            return ""
+        snapshot = self.snapshots.get(rescue_name(volume))
+        return snapshot.meta.name if snapshot is not None and snapshot.ready_to_use else ""
+
+    def lease_seconds(self, node: str) -> float:
+        """How long the node may be silent before it counts as lost: the least of its pairs'."""
+        known = self.storage_nodes.get(node)
+        site = known.storage_cluster if known is not None else ""
+        found = [
+            float((p.spec.get("failover") or {}).get("leaseDurationSeconds") or LEASE_SECONDS)
+            for p in self.pairs.values()
+            if site in p.clusters
+        ]
+        return min(found, default=LEASE_SECONDS)
+
+    def observe_node(self, node: str) -> NodeEvidence:
+        """One node as this process has watched it."""
+        known, kube = self.storage_nodes.get(node), self.nodes.get(node)
+        seconds, liveness = self.lease_seconds(node), self.liveness
+        return NodeEvidence(
+            name=node,
+            storage_cluster=known.storage_cluster if known is not None else "",
+            expired=liveness.is_expired(node, seconds),
+            silent_seconds=liveness.silent_seconds(node),
+            well_seconds=liveness.well_seconds(node, seconds),
+            marked=known is not None and ANNOTATION_LOST in known.meta.annotations,
+            tainted=kube is not None and kube.tainted,
         )
 
     def _candidates_for(
@@ -221,5 +307,11 @@ class World:
         pair = self.pairs.get(name)
         if pair is None:
             return None
-        volumes = tuple(v.meta.name for v in self.volumes.find("pair", name))
-        return PairView(pair, {c.meta.name: c for c in self.clusters.values()}, volumes)
+        clusters = {c.meta.name: c for c in self.clusters.values()}
+        nodes = tuple(
+            self._candidate(node)
+            for site in pair.clusters
+            for node in self.storage_nodes.find("cluster", site)
+        )
+        volumes = tuple(self.volumes.find("pair", name))
+        return PairView(pair, clusters, volumes, nodes, self.pair_news.get(name, {}))

@@ -257,7 +257,7 @@ async def test_deleting_everything_in_the_wrong_order_ends_cleanly(
     refused = await rig.wait(
         kinds.VOLUMES,
         "paired",
-        has_reason("Placed", reasons.PAIR_NOT_IMPLEMENTED),
+        has_reason("Placed", reasons.NO_REPLICATION),
         "the refusal",
     )
     assert condition(refused, "Ready")["status"] == "False"

@@ -20,7 +20,7 @@ from tests.core.builders import (
 from twinvault_core import reasons
 from twinvault_core.actions import Create, Delete, PatchObject, PatchStatus, Plan, Tell
 from twinvault_core.cluster_plan import ClusterView, KubeNode, plan_cluster
-from twinvault_core.model import ReplicationPair, Snapshot, StorageCluster
+from twinvault_core.model import NodeReplication, ReplicationPair, Snapshot, StorageCluster, Volume
 from twinvault_core.pair_plan import PairView, plan_pair
 from twinvault_core.snapshot_plan import SnapshotView, plan_snapshot
 
@@ -218,10 +218,58 @@ def pair(meta: dict[str, Any] | None = None, **spec: Any) -> ReplicationPair:
 BOTH = {"east": cluster("east"), "west": cluster("west")}
 
 
-def test_a_sound_pair_says_that_it_is_not_implemented_yet() -> None:
-    made = plan_pair(PairView(pair(), BOTH), now=NOW)
-    assert condition(made, "NotImplemented")["status"] == "True"
-    assert condition(made, "Ready")["reason"] == reasons.NOT_IMPLEMENTED
+def paired(name: str = "v", reason: str = "", in_sync: tuple[str, ...] = ("e", "w")) -> Volume:
+    """A replicated volume, degraded for ``reason`` if there is one."""
+    weak = {"type": "Degraded", "status": str(bool(reason)), "reason": reason or "Healthy"}
+    status = {
+        "placement": {"nodes": ["e", "w"]},
+        "replication": {"epoch": 1, "serial": 1, "primary": "e", "inSync": list(in_sync)},
+        "conditions": [{**weak, "message": "because", "lastTransitionTime": NOW}],
+    }
+    return volume(name, status=status, replicationPair="metro")
+
+
+def test_a_sound_pair_is_ready_and_only_async_is_not_implemented() -> None:
+    sound = plan_pair(PairView(pair(), BOTH), now=NOW)
+    assert condition(sound, "Ready")["status"] == "True"
+    not_yet = plan_pair(PairView(pair(mode="Async"), BOTH), now=NOW)
+    assert condition(not_yet, "NotImplemented")["status"] == "True"
+    assert condition(not_yet, "Ready")["reason"] == reasons.NOT_IMPLEMENTED
+
+
+def test_a_pair_counts_its_volumes_and_says_which_are_one_failure_from_frozen() -> None:
+    volumes = (
+        paired("a"),
+        paired("b", reasons.RESYNCING, ("e",)),
+        paired("c", reasons.FROZEN),
+        paired("d", reasons.PEER_NOT_IN_SYNC, ("e",)),
+    )
+    made = plan_pair(PairView(pair(), BOTH, volumes), now=NOW)
+    assert status(made)["volumes"] == {
+        "total": 4,
+        "inSync": 2,
+        "degraded": 3,
+        "resyncing": 1,
+        "frozen": 1,
+    }
+    weak = condition(made, "Degraded")
+    assert (weak["status"], weak["reason"]) == ("True", reasons.FROZEN)
+    assert weak["message"].startswith("3 of 4 volumes: b: because")
+
+
+def test_a_site_where_nobody_can_replicate_is_named_with_what_is_missing() -> None:
+    east = candidate("east-1")
+    told = NodeReplication(available=False, message="module drbd is missing: install drbd-utils")
+    able = NodeReplication(available=True, address="10.0.0.2")
+    west = candidate("west-1", storage_cluster="west")
+    nodes = (
+        replace(east, node=replace(east.node, replication=told)),
+        replace(west, node=replace(west.node, replication=able)),
+    )
+    made = plan_pair(PairView(pair(), BOTH, nodes=nodes), now=NOW)
+    assert condition(made, "Ready")["reason"] == reasons.NO_REPLICATION
+    assert "install drbd-utils" in condition(made, "Ready")["message"]
+    assert "west" not in condition(made, "Ready")["message"]
 
 
 def test_a_pair_with_a_mistake_names_it() -> None:
@@ -229,12 +277,14 @@ def test_a_pair_with_a_mistake_names_it() -> None:
     assert condition(unknown, "Ready")["reason"] == reasons.CLUSTER_UNKNOWN
     strange = plan_pair(PairView(pair(preferredCluster="north"), BOTH), now=NOW)
     assert "north" in condition(strange, "Ready")["message"]
+    astray = plan_pair(PairView(pair(network={"cidr": "10.0.0"}), BOTH), now=NOW)
+    assert "not an IP network" in condition(astray, "Ready")["message"]
     apart = {"east": BOTH["east"], "west": cluster("west", pools=("other",))}
     assert "no pool" in condition(plan_pair(PairView(pair(), apart), now=NOW), "Ready")["message"]
 
 
 def test_a_pair_stays_while_volumes_ask_for_it() -> None:
-    used = plan_pair(PairView(pair(GOING), BOTH, ("v",)), now=NOW)
+    used = plan_pair(PairView(pair(GOING), BOTH, (paired(),)), now=NOW)
     assert kinds(used) == ["PatchStatus"]
     assert kinds(plan_pair(PairView(pair(GOING), BOTH), now=NOW)) == ["PatchObject"]
 

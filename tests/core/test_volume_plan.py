@@ -13,7 +13,6 @@ from tests.core.builders import (
     candidate,
     cluster,
     holder,
-    metadata,
     placed_status,
     replica,
     snapshot,
@@ -29,7 +28,7 @@ from twinvault_core.actions import (
     Plan,
     Tell,
 )
-from twinvault_core.model import ReplicationPair, Volume
+from twinvault_core.model import Volume
 from twinvault_core.source_check import SourceView
 from twinvault_core.volume_plan import plan_volume
 from twinvault_core.volume_view import VolumeView
@@ -137,27 +136,6 @@ def test_a_failed_replica_shows_its_message() -> None:
     made = plan(ready_volume(), replicas=(broken,))
     assert status(made)["phase"] == "Failed"
     assert "no space left" in condition(made, "Ready")["message"]
-
-
-@pytest.mark.parametrize(
-    ("pair", "reason"),
-    [
-        (None, reasons.PAIR_UNKNOWN),
-        (
-            ReplicationPair.parse(
-                {"metadata": metadata("metro"), "spec": {"clusters": ["e", "w"], "mode": "Sync"}}
-            ),
-            reasons.PAIR_NOT_IMPLEMENTED,
-        ),
-    ],
-)
-def test_a_volume_that_asks_for_a_pair_is_never_made_without_it(
-    pair: ReplicationPair | None, reason: str
-) -> None:
-    made = plan(volume(meta=KEPT, replicationPair="metro"), pair=pair)
-    assert kinds(made) == ["PatchStatus"]
-    assert condition(made, "Placed")["reason"] == reason
-    assert made.waits
 
 
 def test_a_volume_that_cannot_be_placed_waits_and_is_told_once() -> None:

@@ -23,7 +23,8 @@ from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 from twinvault_kube.kinds import Kind
 from twinvault_operator.announcer import Announcer
-from twinvault_operator.applier import Applier, StaleError
+from twinvault_operator.applier import Applier
+from twinvault_operator.errors import StaleError
 from twinvault_operator.liveness import Liveness
 from twinvault_operator.metrics import Metrics
 from twinvault_operator.reconciler import Reconciler
@@ -133,11 +134,11 @@ class ModelClient:
         self.kill_at -= 1
         return self.kill_at < 0
 
-    async def get(self, kind: Kind, name: str) -> Json:
+    async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Json:
         await self._travel()
         return self.api.get(kind.plural, name)
 
-    async def create(self, kind: Kind, body: Json) -> Json:
+    async def create(self, kind: Kind, body: Json, namespace: str | None = None) -> Json:
         await self._travel()
         return self._end(self.api.create(kind.plural, body))
 
@@ -149,7 +150,9 @@ class ModelClient:
         await self._travel()
         return self._end(self.api.patch(kind.plural, name, {"status": status}, **guards))
 
-    async def delete(self, kind: Kind, name: str, uid: str = "") -> None:
+    async def delete(
+        self, kind: Kind, name: str, *, namespace: str | None = None, uid: str = ""
+    ) -> None:
         await self._travel()
         self.api.delete(kind.plural, name, uid)
         self._end({})
@@ -212,6 +215,8 @@ class ModelOperator:
         )
         for plural, store in self._by_plural.items():
             store.replace_all(self.api.all(plural), version)
+        for lease in self.api.all("leases"):
+            self.world.numbers.observe(lease["metadata"]["name"], lease)
         self.position = len(self.api.history)
         self.triggers.add_everything()
 
@@ -222,7 +227,14 @@ class ModelOperator:
             store = self._by_plural.get(plural)
             if store is not None:
                 store.removed(obj) if event == "DELETED" else store.put(obj)
+            if plural == "leases":
+                gone = event == "DELETED"
+                self.world.numbers.observe(obj["metadata"]["name"], None if gone else obj)
         self.position = min(end, len(self.api.history))
+
+    def hear_anything(self) -> None:
+        """The API server answers, whoever else is silent."""
+        self.liveness.contact()
 
     def hear(self, node: str, version: int) -> None:
         meta = {"resourceVersion": str(version)}

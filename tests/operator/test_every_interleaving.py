@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 
+from tests.operator.fake_drbd import next_record, report_replication
 from tests.operator.model_api import GIB, KilledError, ModelApi, ModelOperator
 from twinvault_core.errors import AlreadyExistsError, NotFoundError
+from twinvault_core.model import ReplicationRecord
 from twinvault_core.names import ANNOTATION_GIVE_UP, FINALIZER_VOLUME
 from twinvault_operator.work_queue import Key
 
 NODES = ("east-1", "west-1")
+ADDRESSES = {"east-1": "10.0.0.1", "west-1": "10.0.0.2"}
 POOL_BYTES = 20 * GIB
-NAMES = ("a", "a", "b", "c")
+NAMES = ("a", "a", "b", "c", "r", "q")
+REPLICATED = ("r", "q")
+"""Volumes of these names ask for a ReplicationPair."""
 STEPS = 250
 SEEDS = int(os.environ.get("TWINVAULT_SEEDS", "40"))
 
@@ -37,13 +42,16 @@ class Interleavings:
         for node in NODES:
             site = node.partition("-")[0]
             labels = {"metadata": {"name": node, "labels": {"site": site}}}
-            ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-            self.api.create("nodes", {**labels, **ready})
+            ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+            ready["addresses"] = [{"type": "InternalIP", "address": ADDRESSES[node]}]
+            self.api.create("nodes", {**labels, "status": ready})
             spec = {
                 "nodeSelector": {"matchLabels": {"site": site}},
                 "pools": [{"name": "fast", "devices": {"paths": ["/dev/vdb"]}}],
             }
             self.api.create("storageclusters", {"metadata": {"name": site}, "spec": spec})
+        pair = {"clusters": ["east", "west"], "mode": "Sync"}
+        self.api.create("replicationpairs", {"metadata": {"name": "metro"}, "spec": pair})
         self.api.on_store = self._check_store
         self.operators = [ModelOperator(self.api, self.clock) for _ in range(2)]
         self.operators[0].settle()
@@ -61,7 +69,8 @@ class Interleavings:
             "usedBytes": 0,
             "freeBytes": POOL_BYTES,
         }
-        self.api.patch("storagenodes", node, {"status": {"pools": [pool]}})
+        status = {"pools": [pool], "replication": {"available": True}}
+        self.api.patch("storagenodes", node, {"status": status})
 
     # -- users ---------------------------------------------------------------------------------
 
@@ -78,6 +87,8 @@ class Interleavings:
         spec: Json = {"sizeBytes": size * GIB, "pool": "fast"}
         if where:
             spec["storageCluster"] = where
+        if name in REPLICATED:
+            spec["replicationPair"] = "metro"
         if source:
             spec["source"] = {source: origin if source == "volume" else f"s-{origin}"}
         metadata: Json = {"name": name}
@@ -136,8 +147,9 @@ class Interleavings:
     def lose(self, node: str) -> None:
         self.lost.add(node)
         self.ever_lost.add(node)
-        self.clock[0] += 11
-        self.agents_renew()
+        for _ in range(6):
+            self.clock[0] += 2
+            self.agents_renew()
 
     def return_(self, node: str) -> None:
         self.lost.discard(node)
@@ -146,6 +158,7 @@ class Interleavings:
     def agents_renew(self) -> None:
         self.renewals += 1
         for operator in self.operators:
+            operator.hear_anything()
             for node in NODES:
                 if node not in self.lost:
                     operator.hear(node, self.renewals)
@@ -175,7 +188,38 @@ class Interleavings:
         state = {"state": "Ready", "sizeBytes": replica["spec"]["sizeBytes"]}
         if fails and not (replica.get("status") or {}).get("sizeBytes"):
             state = {"state": "Failed", "message": "no luck"}
+        peer = self._find_peer(replica)
+        if replica["spec"].get("replication"):
+            record = self._record_of(replica)
+            now = {**replica, "status": {**(replica.get("status") or {}), **state}}
+            volume = self.api.objects.get(("volumes", replica["spec"]["volume"])) or {}
+            ready = bool((volume.get("status") or {}).get("sizeBytes"))
+            state["replication"] = report_replication(now, peer, record, was_ready=ready)
         self.api.patch("volumereplicas", name, {"status": state})
+        self._write_record(name, peer)
+
+    def _find_peer(self, replica: Json) -> Json | None:
+        node = (replica["spec"].get("replication") or {}).get("peerNode")
+        peer = self.api.objects.get(("volumereplicas", f"{replica['spec']['volume']}.{node}"))
+        same = peer is not None and peer["spec"]["volumeUID"] == replica["spec"]["volumeUID"]
+        return peer if same else None
+
+    def _record_of(self, replica: Json) -> ReplicationRecord | None:
+        volume = self.api.objects.get(("volumes", replica["spec"]["volume"]))
+        if volume is None or volume["metadata"]["uid"] != replica["spec"]["volumeUID"]:
+            return None
+        return ReplicationRecord.parse((volume.get("status") or {}).get("replication"))
+
+    def _write_record(self, name: str, peer: Json | None) -> None:
+        """The primary's agent adds and drops its peer."""
+        replica = self.api.objects.get(("volumereplicas", name))
+        record = self._record_of(replica) if replica is not None else None
+        if replica is None or record is None:
+            return
+        after = next_record(replica, peer, record)
+        if after is not None:
+            status = {"replication": after.to_dict()}
+            self.api.patch("volumes", replica["spec"]["volume"], {"status": status})
 
     def _copy(self, name: str, node: str) -> None:
         snapshot = self.api.objects.get(("snapshots", name))
@@ -251,14 +295,27 @@ class Interleavings:
             volume = self.api.objects.get(("volumes", replica["spec"]["volume"]))
             if volume is None or volume["metadata"]["uid"] != replica["spec"]["volumeUID"]:
                 continue
-            assert volume["status"]["placement"]["nodes"] == [replica["spec"]["nodeName"]]
-            assert volume["status"]["replication"]["primary"] == replica["spec"]["nodeName"]
+            nodes = volume["status"]["placement"]["nodes"]
+            assert replica["spec"]["nodeName"] in nodes
+            assert len(nodes) == (2 if volume["metadata"]["name"] in REPLICATED else 1)
+            assert volume["status"]["replication"]["primary"] in nodes
             assert FINALIZER_VOLUME in volume["metadata"]["finalizers"]
+
+    def no_two_volumes_have_one_device_number(self) -> None:
+        """Whoever it was made by; what lives on a node is what counts."""
+        owners: dict[int, str] = {}
+        for replica in self.api.all("volumereplicas"):
+            told, uid = replica["spec"].get("replication"), replica["spec"]["volumeUID"]
+            if told is not None and replica.get("status"):
+                assert owners.setdefault(told["minor"], uid) == uid
+                assert told["port"] - 7000 == told["minor"] - 1000
 
     def a_replica_that_was_ready_is_never_made_again(self) -> None:
         """A new one would be empty and look like the old one."""
         ready: dict[str, str] = {}
         for plural, _, obj in self.api.history:
+            if obj["metadata"]["name"].partition(".")[0] in REPLICATED:
+                continue
             if plural == "volumereplicas" and (obj.get("status") or {}).get("sizeBytes"):
                 uid = obj["spec"]["volumeUID"]
                 assert ready.setdefault(uid, obj["metadata"]["uid"]) == obj["metadata"]["uid"]
@@ -292,7 +349,10 @@ class Interleavings:
             assert conditions["Ready"]["message"], volume
             if not volume["metadata"].get("deletionTimestamp"):
                 ready = volume["status"]["phase"] in ("Ready", "Expanding")
-                assert ready or conditions["Ready"]["reason"] in ("NotPlaced", "ReplicaLost")
+                reason = conditions["Ready"]["reason"]
+                # One that a person removed while it was in use goes when its pod does.
+                reason = conditions["Degraded"]["reason"] if reason == "Ready" else reason
+                assert ready or reason in ("NotPlaced", "ReplicaLost")
         for plural in ("volumes", "snapshots", "volumereplicas"):
             for obj in self.api.all(plural):
                 self.api.patch(plural, obj["metadata"]["name"], {"status": {"inUse": False}})
@@ -301,6 +361,7 @@ class Interleavings:
                     self.api.patch(plural, name, {"spec": {"publishedTo": []}})
                 self.erasing.add(obj["metadata"]["name"])
                 self._try(self.api.delete, plural, obj["metadata"]["name"])
+        self.api.delete("replicationpairs", "metro")
         for cluster in self.api.all("storageclusters"):
             self._try(self.api.delete, "storageclusters", cluster["metadata"]["name"])
         self._settle_all(operator)
@@ -344,6 +405,7 @@ class Interleavings:
                 getattr(self, name)(*arguments)
                 self.one_replica_where_the_record_says()
                 self.no_pool_promises_more_than_it_has_by_one_operator_slip()
+                self.no_two_volumes_have_one_device_number()
             self.a_replica_that_was_ready_is_never_made_again()
             self.teardown()
         except AssertionError as error:

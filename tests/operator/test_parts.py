@@ -106,41 +106,115 @@ def _lease(version: int) -> dict[str, Any]:
     }
 
 
+class _Clock:
+    """Time in which the API server gives a sign of life every second."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.liveness = Liveness(lambda: self.now)
+
+    def pass_(self, seconds: float) -> None:
+        whole = int(seconds)
+        for _ in range(whole):
+            self.now += 1
+            self.liveness.contact()
+        self.now += seconds - whole
+        self.liveness.contact()
+
+    def hear(self, version: int) -> None:
+        self.liveness.observe(node_lease_name("n"), _lease(version))
+
+    def read(self, version: int, began: float) -> None:
+        self.liveness.observe(node_lease_name("n"), _lease(version), read_began=began)
+
+
 def test_an_agent_is_silent_only_after_its_duration_as_seen_from_here() -> None:
-    now = [0.0]
-    liveness = Liveness(lambda: now[0])
-    name = node_lease_name("n")
+    clock = _Clock()
+    liveness = clock.liveness
     assert liveness.state("n") is AgentState.UNKNOWN
-    liveness.observe(name, _lease(1))
+    clock.hear(1)
     assert liveness.state("n") is AgentState.UNKNOWN
-    liveness.observe(name, _lease(2))
+    clock.hear(2)
     assert liveness.state("n") is AgentState.ALIVE
-    now[0] = 9.9
-    liveness.observe(name, _lease(2))
+    clock.pass_(9.5)
+    clock.hear(2)
     assert liveness.state("n") is AgentState.ALIVE
-    now[0] = 10.0
+    clock.pass_(0.5)
     assert liveness.state("n") is AgentState.SILENT
     assert "2026-01-01T00:00:00Z" in liveness.describe_silence("n")
 
 
 def test_our_own_silence_is_not_held_against_the_agents() -> None:
-    now = [0.0]
-    liveness = Liveness(lambda: now[0])
-    liveness.observe(node_lease_name("n"), _lease(1))
-    now[0] = 60.0
-    liveness.restart()
-    assert liveness.state("n") is AgentState.UNKNOWN
-    assert liveness.state("never-seen") is AgentState.UNKNOWN
-    now[0] = 70.0
-    assert liveness.state("never-seen") is AgentState.SILENT
+    clock = _Clock()
+    clock.hear(1)
+    clock.hear(2)
+    clock.now = 60.0
+    assert clock.liveness.state("n") is AgentState.ALIVE
+    clock.liveness.contact()
+    assert clock.liveness.state("n") is AgentState.ALIVE
+    assert clock.liveness.state("never-seen") is AgentState.UNKNOWN
+    clock.pass_(1.5)
+    assert clock.liveness.state("n") is AgentState.ALIVE
+    clock.pass_(1)
+    assert clock.liveness.state("n") is AgentState.SILENT
+    clock.pass_(10)
+    assert clock.liveness.state("never-seen") is AgentState.SILENT
 
 
-def test_changes_of_agents_are_told_once() -> None:
-    now = [0.0]
-    liveness = Liveness(lambda: now[0])
+def test_a_failover_needs_a_read_that_began_after_the_duration() -> None:
+    clock = _Clock()
+    clock.hear(1)
+    clock.pass_(5.5)
+    assert not clock.liveness.is_expired("n", 5)
+    clock.read(1, began=4.9)
+    assert not clock.liveness.is_expired("n", 5)
+    clock.read(1, began=5.2)
+    assert clock.liveness.is_expired("n", 5)
+    clock.hear(2)
+    assert not clock.liveness.is_expired("n", 5)
+
+
+def test_a_read_that_was_overtaken_by_the_watch_proves_nothing() -> None:
+    clock = _Clock()
+    clock.hear(1)
+    clock.pass_(6)
+    clock.hear(2)
+    clock.read(1, began=5.5)
+    assert not clock.liveness.is_expired("n", 5)
+    assert clock.liveness.next_read("n", 5) == clock.now + 5
+
+
+def test_after_an_outage_of_the_api_server_an_agent_may_speak_first() -> None:
+    clock = _Clock()
+    clock.hear(1)
+    clock.now = 20.0
+    clock.read(1, began=20.0)
+    assert not clock.liveness.is_expired("n", 5)
+    assert clock.liveness.next_read("n", 5) == 22.0
+    clock.pass_(2)
+    clock.read(1, began=22.0)
+    assert clock.liveness.is_expired("n", 5)
+
+
+def test_a_returned_node_is_well_only_since_its_gap() -> None:
+    clock = _Clock()
+    clock.hear(1)
+    clock.pass_(4)
+    clock.hear(2)
+    assert clock.liveness.well_seconds("n", 5) == 4.0
+    clock.pass_(7)
+    assert clock.liveness.well_seconds("n", 5) == 0.0
+    clock.hear(3)
+    clock.pass_(3)
+    assert clock.liveness.well_seconds("n", 5) == 3.0
+
+
+def test_only_a_change_of_state_is_news() -> None:
+    clock = _Clock()
+    liveness = clock.liveness
     assert liveness.find_changes(["n"]) == ["n"]
     assert liveness.find_changes(["n"]) == []
-    now[0] = 11.0
+    clock.pass_(11)
     assert liveness.find_changes(["n"]) == ["n"]
 
 

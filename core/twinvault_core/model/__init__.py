@@ -1,6 +1,6 @@
 """The objects of twinvault as immutable values, parsed from what the API server sends."""
 
-from .cluster import ReplicationPair, StorageCluster, StorageNode
+from .cluster import NodeReplication, ReplicationPair, StorageCluster, StorageNode
 from .meta import Meta, Object, conditions_of
 from .pool import DeviceSelector, DeviceState, PoolSpec, PoolState, PoolStatus
 from .replication import (
@@ -30,6 +30,7 @@ __all__ = [
     "Holder",
     "HolderState",
     "Meta",
+    "NodeReplication",
     "Object",
     "Phase",
     "PoolSpec",

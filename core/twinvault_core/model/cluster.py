@@ -38,6 +38,34 @@ class StorageCluster:
 
 
 @dataclass(frozen=True)
+class NodeReplication:
+    """What a node's agent says of replication there.
+
+    ``message`` says what is missing and what to install while it is not ``available``. ``address``:
+    where the other site reaches it unless the pair names a network; ``addresses`` are all
+    (interface, address) pairs that the node has.
+    """
+
+    available: bool = False
+    message: str = ""
+    address: str = ""
+    addresses: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any] | None) -> NodeReplication:
+        raw = raw or {}
+        return cls(
+            available=bool(raw.get("available")),
+            message=raw.get("message") or "",
+            address=raw.get("address") or "",
+            addresses=tuple(
+                (str(a.get("interface") or ""), str(a["address"]))
+                for a in raw.get("addresses") or ()
+            ),
+        )
+
+
+@dataclass(frozen=True)
 class StorageNode:
     """One node's pools; ``meta.name`` is the name of the Kubernetes node."""
 
@@ -47,6 +75,7 @@ class StorageNode:
     erase_orphans: tuple[str, ...] = ()
     pool_status: tuple[PoolStatus, ...] = ()
     max_volumes: int = 0
+    replication: NodeReplication = NodeReplication()
     observed_generation: int = 0
     conditions: tuple[Mapping[str, Any], ...] = ()
     spec: Mapping[str, Any] = field(default_factory=dict)
@@ -62,6 +91,7 @@ class StorageNode:
             erase_orphans=tuple(spec.get("eraseOrphans") or ()),
             pool_status=tuple(PoolStatus.parse(p) for p in status.get("pools") or ()),
             max_volumes=status.get("maxVolumes") or 0,
+            replication=NodeReplication.parse(status.get("replication")),
             observed_generation=status.get("observedGeneration") or 0,
             conditions=conditions_of(obj),
             spec=spec,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from ..numbers import Device
 from .meta import Meta, Object, conditions_of
 from .replication import ForcePrimary, ReplicationRecord, ReplicationSpec, ReplicationStatus
 
@@ -78,6 +79,7 @@ class Volume:
     phase: Phase | None = None
     status_size_bytes: int = 0
     record: ReplicationRecord | None = None
+    device: Device | None = None
     conditions: tuple[Mapping[str, Any], ...] = ()
     status: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,6 +103,7 @@ class Volume:
             phase=Phase(status["phase"]) if status.get("phase") else None,
             status_size_bytes=status.get("sizeBytes") or 0,
             record=ReplicationRecord.parse(status.get("replication")),
+            device=Device.parse(status.get("replicationDevice")),
             conditions=conditions_of(obj),
             status=status,
         )

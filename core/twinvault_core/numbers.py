@@ -1,0 +1,84 @@
+"""DRBD device numbers and TCP ports: one number a replicated volume, unique in the cluster.
+
+The claim of a number is an object of its own whose name is the number, so the API server itself
+sees to it that nobody else has it:
+1. The claim is made: creating it fails when somebody has the number.
+2. The number is written into the Volume's status by compare-and-swap, together with its placement.
+3. Only then replicas are made with it.
+4. When the Volume goes: replicas first, then the claim, then the Volume's finalizer.
+A kill after step 1 leaves a claim that names its volume by uid: the next try uses it again. A claim
+is released only when the API server itself says that this uid is gone or that its status has
+another number; neither is ever taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+FIRST_MINOR: Final = 1000
+FIRST_PORT: Final = 7000
+MOST_NUMBERS: Final = 2800
+"""Ports 7000 to 9799."""
+
+AVOIDED_PORTS: Final = frozenset(
+    {7070, 7443, 7472, 7473, 7946, 8000, 8008, 8080, 8081, 8181, 8200, 8443, 8472, 8500, 8888}
+    | {9000, 9090, 9091, 9093, 9094, 9098, 9099, 9100, 9234, 9443, 9500, 9633, 9796}
+)
+"""Ports of common programs that listen on a node's own addresses."""
+
+CLAIM_PREFIX: Final = "drbd-"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Number ``number`` belongs to the Volume with ``volume_uid``; ``uid`` is the claim's own."""
+
+    number: int
+    volume: str
+    volume_uid: str
+    uid: str = ""
+
+
+@dataclass(frozen=True)
+class Device:
+    """``Volume.status.replicationDevice``."""
+
+    minor: int
+    port: int
+
+    @classmethod
+    def parse(cls, raw: Mapping[str, Any] | None) -> Device | None:
+        return cls(int(raw["minor"]), int(raw["port"])) if raw else None
+
+    def to_dict(self) -> dict[str, int]:
+        return {"minor": self.minor, "port": self.port}
+
+
+def device_of(number: int) -> Device:
+    return Device(FIRST_MINOR + number, FIRST_PORT + number)
+
+
+def number_of(minor: int) -> int:
+    """The number behind a DRBD minor."""
+    return minor - FIRST_MINOR
+
+
+def claim_name(number: int) -> str:
+    """Name of the Lease that claims ``number``."""
+    return f"{CLAIM_PREFIX}{number}"
+
+
+def parse_claim_name(name: str) -> int | None:
+    """The number that a Lease of this name claims; None when it is no claim."""
+    digits = name.removeprefix(CLAIM_PREFIX)
+    return int(digits) if digits != name and digits.isdecimal() else None
+
+
+def choose_number(taken: Collection[int]) -> int | None:
+    """The smallest number that nobody has; None when all are taken."""
+    for number in range(MOST_NUMBERS):
+        if number not in taken and FIRST_PORT + number not in AVOIDED_PORTS:
+            return number
+    return None

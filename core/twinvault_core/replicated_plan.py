@@ -1,0 +1,190 @@
+"""The two replicas of a replicated Volume: how they are made, and what they are told.
+
+The specs follow the record and never lead it: which replica may be primary is decided by the record
+alone, and what stands in a spec may be old.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .actions import (
+    SNAPSHOT,
+    VOLUME,
+    VOLUME_REPLICA,
+    Action,
+    Create,
+    PatchObject,
+    PatchStatus,
+    Tell,
+)
+from .failover_view import VolumeEvidence, Wait
+from .ids import snapshot_id_from_name
+from .model import (
+    FirstSync,
+    ReplicaState,
+    ReplicationRecord,
+    ReplicationSettings,
+    ReplicationSpec,
+    Role,
+    Volume,
+    VolumeReplica,
+)
+from .names import ANNOTATION_HOLDER
+from .replication_network import choose_settings
+from .replication_state import Connection, Disk
+from .switchover import plan_force, plan_switchover
+from .volume_view import VolumeView, placed_nodes
+
+
+def choose_role(record: ReplicationRecord | None, node: str) -> Role:
+    """What the record says of the replica on ``node``."""
+    return Role.PRIMARY if record is None or record.primary == node else Role.SECONDARY
+
+
+def choose_replication(view: VolumeView, volume: Volume, node: str) -> ReplicationSpec | None:
+    """What the replica on ``node`` is told; None while an address is not known."""
+    record, device = volume.record, volume.device
+    peer = next((n for n in placed_nodes(volume) if n != node), "")
+    if record is None or device is None or not peer:
+        return None
+    address, peer_address = _find_address(view, node, peer), _find_address(view, peer, node)
+    if not address or not peer_address:
+        return None
+    return ReplicationSpec(
+        minor=device.minor,
+        port=device.port,
+        address=address,
+        peer_node=peer,
+        peer_address=peer_address,
+        epoch=record.epoch,
+        first_sync=_choose_first_sync(view, volume, record, node),
+        settings=_choose_settings(view, node),
+    )
+
+
+def plan_replica_specs(view: VolumeView, volume: Volume) -> tuple[Action, ...]:
+    """Bring role and replication block of both replicas up to date."""
+    steps: list[Action] = []
+    for replica in view.own_replicas():
+        wanted = choose_replication(view, volume, replica.node)
+        if wanted is None or replica.meta.deleting or replica.node not in placed_nodes(volume):
+            continue
+        patch: dict[str, Any] = {}
+        role = choose_role(volume.record, replica.node)
+        if replica.role is not role:
+            patch["role"] = role.value
+        if replica.replication != wanted:
+            patch["replication"] = wanted.to_dict()
+        if patch:
+            steps.append(PatchObject(VOLUME_REPLICA, replica.meta, {"spec": patch}))
+    return tuple(steps)
+
+
+def may_be_made(volume: Volume, node: str) -> bool:
+    """Whether a missing replica may be made on ``node``, blank, to be filled by the other one.
+
+    1. The volume never was ready: nothing was written yet.
+    2. The record has the node neither as primary nor in sync: nobody counts on what was there.
+    """
+    record = volume.record
+    if record is None or not volume.status_size_bytes:
+        return True
+    return node != record.primary and node not in record.in_sync
+
+
+@dataclass(frozen=True)
+class Move:
+    """What is done about a move of the primary that somebody asked for; ``waits`` says for what."""
+
+    actions: tuple[Action, ...] = ()
+    waits: str = ""
+
+
+def plan_move(view: VolumeView, volume: Volume, *, now: str) -> Move:
+    """Follow the pod, or a person's word; never the loss of a node (that is the failover's).
+
+    What the replicas report may be old; the compare-and-swap makes that harmless: the old primary
+    is promoted again only by a write of the same record, and one of the two writes fails.
+    """
+    evidence = VolumeEvidence(volume, view.own_replicas())
+    forced = plan_force(evidence, view.nodes, snapshot=view.rescue, now=now)
+    step = forced if forced is not None else plan_switchover(evidence, view.nodes)
+    if step is None:
+        return Move()
+    if isinstance(step, Wait):
+        snapshot = _plan_rescue(volume) if step.reason == "SnapshotFirst" else ()
+        return Move(snapshot, step.message)
+    status = {"replication": step.after.to_dict(), **step.also}
+    told = f"{step.message}; epoch {step.after.epoch}"
+    warning = forced is not None
+    return Move(
+        (
+            PatchStatus(VOLUME, volume.meta, status),
+            Tell(VOLUME, volume.meta, step.reason, told, warning),
+        )
+    )
+
+
+def rescue_name(volume: Volume) -> str:
+    """Name of the Snapshot that is taken before a forced promotion; one for each epoch."""
+    epoch = volume.record.epoch if volume.record is not None else 0
+    return snapshot_id_from_name(f"{volume.meta.name}-before-force-{epoch}")
+
+
+def _plan_rescue(volume: Volume) -> tuple[Action, ...]:
+    """A Snapshot of what the chosen node holds, whatever it misses."""
+    if volume.force_primary is None:
+        return ()
+    name = rescue_name(volume)
+    metadata = {"name": name, "annotations": {ANNOTATION_HOLDER: volume.force_primary.node}}
+    return (Create(SNAPSHOT, name, {"metadata": metadata, "spec": {"volume": volume.meta.name}}),)
+
+
+def _choose_first_sync(
+    view: VolumeView, volume: Volume, record: ReplicationRecord, node: str
+) -> FirstSync:
+    """How two new replicas become equal; said to the primary alone, and only until they are.
+
+    Skip needs proof: both agents see the link up, new metadata, and not one allocated extent.
+    """
+    mine = _replica(view, node)
+    told = mine.replication.first_sync if mine and mine.replication else FirstSync.NONE
+    if node != record.primary or volume.status_size_bytes or record.in_sync != {node}:
+        return FirstSync.NONE
+    own = view.own_replicas()
+    reports = [r.replication_status for r in own if r.state is ReplicaState.READY]
+    if len(reports) < len(placed_nodes(volume)):
+        return told
+    for report in reports:
+        if report is None or report.connection is not Connection.CONNECTED:
+            return told
+        if report.disk is not Disk.INCONSISTENT or report.peer_disk is not Disk.INCONSISTENT:
+            return told
+    equal = all(report is not None and report.blank for report in reports) and not volume.source
+    same_size = len({r.status_size_bytes for r in own}) == 1
+    return FirstSync.SKIP if equal and same_size else FirstSync.FULL
+
+
+def _choose_settings(view: VolumeView, node: str) -> ReplicationSettings:
+    if view.pair is not None:
+        return choose_settings(view.pair)
+    known = _replica(view, node)
+    return known.replication.settings if known and known.replication else ReplicationSettings()
+
+
+def _find_address(view: VolumeView, node: str, peer: str) -> str:
+    """As it is known now; a node that does not tell keeps the one that its replicas have."""
+    if view.addresses.get(node):
+        return view.addresses[node]
+    own, other = _replica(view, node), _replica(view, peer)
+    if own is not None and own.replication is not None:
+        return own.replication.address
+    if other is not None and other.replication is not None:
+        return other.replication.peer_address
+    return ""
+
+
+def _replica(view: VolumeView, node: str) -> VolumeReplica | None:
+    return next((r for r in view.own_replicas() if r.node == node), None)
