@@ -92,6 +92,12 @@ def observe_just_created(handle: Handle) -> bool:
     return is_just_created(_setup(what, "get-gi", *handle.by_peer).stdout)
 
 
+def observe_generation(handle: Handle) -> str:
+    """Identity of the local data's generation; another one after the primary went on alone."""
+    what = f"asking for the generations of {handle.volume_id}"
+    return _setup(what, "get-gi", *handle.by_peer).stdout.split(":")[0]
+
+
 def make_metadata(handle: Handle, device: str) -> None:
     """Write blank metadata to ``device``, which the caller has proved to be blank."""
     step("create drbd metadata")
@@ -227,6 +233,9 @@ def start_full_sync(handle: Handle) -> None:
 def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
     """Take the size that both images have now. ``new_part_is_blank``: on both, proved by the
     caller; then nothing is copied. Otherwise the new part is resynced.
+
+    Only for the node that the record names primary: DRBD wants one, so a volume that nobody uses
+    is promoted for this moment.
     """
     state = _require(handle).state
     if not state.in_sync:
@@ -234,21 +243,22 @@ def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
             f"volume {handle.volume_id} cannot grow now: {state.connection}, disks {state.disk} and"
             f" {state.peer_disk}; it grows when both replicas are in sync"
         )
-    step("drbd resize")
     clean = ("--assume-clean",) if new_part_is_blank else ()
     what = f"growing {handle.volume_id}"
-    _setup(what, "resize", str(handle.minor), *clean, seconds=LONG_SECONDS)
-
-
-def suspend_io(handle: Handle) -> None:
-    """Hold all writes and wait for those in flight: both images are equal on return."""
-    step("drbd suspend")
-    _setup(f"suspending {handle.volume_id}", "suspend-io", str(handle.minor))
+    unused = DrbdRole.PRIMARY not in (state.role, state.peer_role)
+    if unused:
+        promote(handle)
+    try:
+        step("drbd resize")
+        _setup(what, "resize", str(handle.minor), *clean, seconds=LONG_SECONDS)
+    finally:
+        if unused:
+            demote(handle)
 
 
 def resume_io(handle: Handle) -> None:
-    """Let I/O go on, whatever suspended it: also a freeze for the loss of the peer (see
-    ``drbd_quiesce``). Only after the record allows it.
+    """Let I/O go on that was frozen for the loss of the peer, alone. Only after the record allows
+    it; without a local disk frozen I/O ends in errors.
     """
     step("drbd resume")
     _setup(f"resuming {handle.volume_id}", "resume-io", str(handle.minor))

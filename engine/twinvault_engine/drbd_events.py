@@ -8,7 +8,7 @@
 So a frozen volume is told within two seconds even then, and at once otherwise.
 
 One change of the kernel comes as several lines; what holds between them never was. So a state is
-told when no line has come for a moment.
+told a moment after its first line.
 """
 
 from __future__ import annotations
@@ -125,11 +125,11 @@ class DrbdEvents:
         return count
 
     def _tell_when_settled(self) -> None:
-        if self._settling is not None:
-            self._settling.cancel()
-        self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._tell)
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._tell)
 
     def _tell(self) -> None:
+        self._settling = None
         before, self._told = self._told, dict(self._known)
         for name in sorted(before.keys() | self._told.keys()):
             now = self._told.get(name)

@@ -1,44 +1,47 @@
-"""Hold a replicated volume's writes for an instant, so that both nodes may copy the same content.
+"""Hold a replicated volume's writes for an instant, so that both nodes copy the same content.
 
 A mounted filesystem is frozen (see ``freeze``): nothing is in flight below it then, and both
-images are equal. That leaves DRBD alone, and so the freeze for a lost peer works as ever meanwhile.
+images are equal. DRBD is left alone, so a peer that is lost meanwhile freezes I/O as ever.
 
-A raw device has no filesystem to freeze; DRBD itself suspends its I/O. This has a hazard, for
-``resume-io`` lifts every suspension at once:
-1. we look: only we suspended  2. the link is lost, DRBD freezes and asks the fence helper
-3. we resume: writes go on alone before anybody said that they may.
-The look makes 2. rare, not impossible. Whoever holds a SUSPENDED volume closes it by taking the
-peer out of the record before ``release``, and bringing it back when both are still connected.
+DRBD's own ``suspend-io`` is not used, for two reasons, both met on a real kernel:
+- 8.4 holds back the completion of writes that were in flight, and ``resume-io`` of a connected
+  resource does not bring it back: the writer hangs for ever (measured, the first write in ten).
+- ``resume-io`` lifts every suspension at once: 1. we look: only we suspended  2. the link is lost,
+  DRBD freezes and asks the fence helper  3. we resume: writes go on alone before anybody said that
+  they may (R1).
+
+So a raw device, which has no filesystem to freeze, is not held. Its two copies are each a state
+that a power cut in those milliseconds could have left, with every write that was acknowledged
+before; they may differ in what was written meanwhile, and are never taken for equal.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 
-from twinvault_core.errors import BusyError, DeadlineError, FailedPreconditionError, TwinvaultError
-from twinvault_core.replication_state import Suspension
+from twinvault_core.errors import BusyError, FailedPreconditionError
 
-from . import drbd
+from . import drbd, durable
 from .attachment import observe_attachment
-from .drbd_config import volume_of_resource
 from .drbd_device import handle_of
 from .drbd_journal import ReplicaRecord, load
 from .freeze import Freezer
 from .journal import DATA_FILE
-from .steps import step
+
+_RELEASE_SECONDS = 2.0
 
 
 class Hold(StrEnum):
     """How the writes are held."""
 
     FROZEN = "Frozen"
-    """Its mounted filesystem is frozen."""
-    SUSPENDED = "Suspended"
-    """It is a raw device; DRBD suspends its I/O. See the module for what ``release`` needs."""
+    """Its mounted filesystem is frozen: both copies will be equal."""
+    RUNNING = "Running"
+    """A raw device: writes go on, each copy is consistent, they need not be equal."""
 
 
 class Quiescer:
@@ -51,7 +54,7 @@ class Quiescer:
 
     def hold(self, directory: Path, token: str, seconds: float) -> Hold:
         """Hold the writes of the volume in ``directory`` until ``release(token)``, at most
-        ``seconds``. FailedPrecondition when it is not primary here; Busy while it is frozen.
+        ``seconds``. FailedPrecondition when it is not primary here; Busy when it is not in sync.
         """
         record = load(directory)
         attached = observe_attachment(directory / DATA_FILE)
@@ -67,80 +70,70 @@ class Quiescer:
                 raise BusyError(f"the writes of {directory.name} are held already for {token}")
             self._held[token] = stack
         try:
-            if mounts:
-                freezer = Freezer(self._freezer_records, timeout_seconds=seconds)
-                stack.enter_context(freezer.frozen(mounts[0], f"quiesce-{token}"))
-                return Hold.FROZEN
-            stack.enter_context(_suspended(record, seconds))
-            return Hold.SUSPENDED
+            if not mounts:
+                stack.enter_context(_same_generation(record))
+                durable.fsync_file(Path(attached.device.path))
+                return Hold.RUNNING
+            freezer = Freezer(self._freezer_records, timeout_seconds=seconds)
+            stack.enter_context(freezer.frozen(mounts[0], f"quiesce-{token}"))
+            _require_in_sync(record)
+            return Hold.FROZEN
         except BaseException:
-            self._held.pop(token, None)
+            with self._lock:
+                self._held.pop(token, None)
+            stack.close()
             raise
 
     def release(self, token: str) -> None:
-        """Let the writes go on. DeadlineError when they went on before: what was copied is not of
-        one instant. BusyError when the link was lost meanwhile: they go on when the fence question
-        is answered, and what was copied does not count. Nothing to do for an unknown token.
+        """Let the writes go on. DeadlineError when they went on before, BusyError when the link was
+        lost under a volume that was not held: what was copied does not count then. Nothing to do
+        for an unknown token.
         """
         with self._lock:
             stack = self._held.pop(token, None)
         if stack is not None:
+            _close_in_time(stack)
+
+
+def _close_in_time(stack: ExitStack) -> None:
+    """The thaw of a filesystem writes to it: over a frozen device it waits until that goes on. The
+    caller must not wait with it, for it may be who makes it go on.
+    """
+    failures: list[BaseException] = []
+
+    def close() -> None:
+        try:
             stack.close()
+        except BaseException as error:  # noqa: BLE001 - raised by the caller
+            failures.append(error)
+
+    thread = threading.Thread(target=close, name="thaw", daemon=True)
+    thread.start()
+    thread.join(_RELEASE_SECONDS)
+    if thread.is_alive():
+        raise BusyError(
+            "the filesystem thaws when its device goes on: the other replica was lost meanwhile."
+            " The fence question comes first"
+        )
+    if failures:
+        raise failures[0]
+
+
+def _require_in_sync(record: ReplicaRecord) -> None:
+    present = drbd.observe(handle_of(record).resource)
+    if present is None or not present.state.in_sync:
+        raise BusyError(f"the replicas of volume {record.volume_id} are not in sync now; try again")
 
 
 @contextmanager
-def _suspended(record: ReplicaRecord, seconds: float) -> Iterator[None]:
-    handle = handle_of(record)
-    expired = threading.Event()
-
-    def expire() -> None:
-        expired.set()
-        with suppress(TwinvaultError):
-            _resume(handle)
-
-    timer = threading.Timer(seconds, expire)
-    timer.daemon = True
-    timer.start()
-    try:
-        drbd.suspend_io(handle)
-        present = drbd.observe(handle.resource)
-        if present is None or not present.state.in_sync:
-            raise BusyError(f"the replicas of volume {record.volume_id} are not in sync now")
-        step("suspended")
-        yield
-    finally:
-        timer.cancel()
-        went_on = expired.is_set() or _resume(handle)
-    if expired.is_set():
-        raise DeadlineError(
-            f"volume {record.volume_id} went on after {seconds:g} s, before the work on it was done"
-        )
-    if not went_on:
-        raise BusyError(
-            f"volume {record.volume_id} lost its other replica while its writes were held"
-        )
-
-
-def _resume(handle: drbd.Handle) -> bool:
-    """Lift our own suspension; False when I/O is frozen for the lost peer, which is not ours to
-    lift.
+def _same_generation(record: ReplicaRecord) -> Iterator[None]:
+    """BusyError unless both replicas got every write from the beginning of the block to its end: a
+    primary that went on alone begins a new generation of data.
     """
-    present = drbd.observe(handle.resource)
-    if present is None or not present.state.suspended:
-        return True
-    if present.state.suspended != frozenset({Suspension.USER}):
-        return False
-    drbd.resume_io(handle)
-    return True
-
-
-def resume_leftovers(version: str) -> tuple[str, ...]:
-    """Lift what an earlier life of ours suspended and did not resume; the volumes' ids."""
-    resumed = []
-    for name, resource in sorted(drbd.observe_all().items()):
-        volume_id = volume_of_resource(name)
-        handle = drbd.Handle(volume_id or "", resource.minor, 0, version, Path())
-        ours_only = resource.state.suspended == frozenset({Suspension.USER})
-        if volume_id and ours_only and _resume(handle):
-            resumed.append(volume_id)
-    return tuple(resumed)
+    handle = handle_of(record)
+    before = drbd.observe_generation(handle)
+    _require_in_sync(record)
+    yield
+    _require_in_sync(record)
+    if drbd.observe_generation(handle) != before:
+        raise BusyError(f"volume {record.volume_id} lost its other replica meanwhile; try again")

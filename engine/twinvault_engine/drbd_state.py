@@ -193,7 +193,8 @@ class ProcMinor:
     stalled: bool = False
 
 
-_MINOR = re.compile(r"^\s*(\d+): cs:\S+ ro:(\w+)/\w+ ds:(\w+)/\w+ \S ([rs])", re.MULTILINE)
+# The single character is the protocol, a blank while StandAlone.
+_MINOR = re.compile(r"^\s*(\d+): cs:\S+ ro:(\w+)/\w+ ds:(\w+)/\w+ . ([rs])", re.MULTILINE)
 _OUT_OF_SYNC = re.compile(r"\boos:(\d+)")
 _DONE = re.compile(r"(?:sync'ed|verified):\s*([\d.]+)%")
 _FINISH = re.compile(r"finish: (\d+):(\d+):(\d+)")
@@ -202,7 +203,7 @@ _FINISH = re.compile(r"finish: (\d+):(\d+):(\d+)")
 def parse_proc_drbd(text: str) -> dict[int, ProcMinor]:
     """Every configured minor of /proc/drbd; 9 prints none there."""
     heads = list(_MINOR.finditer(text))
-    ends = [head.start() for head in heads[1:]] + [len(text)]
+    ends = [*(head.start() for head in heads[1:]), len(text)][: len(heads)]
     found = [
         _proc_minor(head, text[head.end() : end]) for head, end in zip(heads, ends, strict=True)
     ]

@@ -9,7 +9,6 @@ are serialised here. Every method may be repeated after a crash at any line. Exp
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from .drbd_replica import Replicas
 from .facts import DeviceFacts, Holding, Recovery, SnapshotFacts, VolumeFacts
 from .freeze import Freezer
 from .layout import DataDirectory
+from .pods import CGROUP_ROOT
 from .pool import Pools
 from .publishing import Publishing
 from .replication import Replication
@@ -56,6 +56,7 @@ class Engine:
         clock: Callable[[], datetime] = utc_now,
         max_volumes: int = DEFAULT_MAX_VOLUMES,
         helper_source: Path = HELPER_SOURCE,
+        cgroup_root: Path = CGROUP_ROOT,
     ) -> None:
         self._data = DataDirectory(data_dir)
         self._data.prepare()
@@ -66,7 +67,10 @@ class Engine:
         self._snapshots = Snapshots(self._freezer, clock)
         self._records = StagedRecords(self._data.staged)
         self.replication = Replication(
-            self._pools.directory, Replicas(self._data, helper_source=helper_source), self._data
+            self._pools.directory,
+            Replicas(self._data, helper_source=helper_source),
+            self._data,
+            cgroup_root,
         )
         """Everything about the second replica; see there."""
         root = kubelet_dir.resolve()
@@ -80,9 +84,7 @@ class Engine:
         provably ours, detaches devices that no one uses. Pools that are not mounted yet are swept
         by the first ``ensure_pool`` that mounts them.
         """
-        resumed = self.replication.recover()
-        found = recovery.recover(self._data, self._pools.mounted(), self._freezer, self._records)
-        return replace(found, thawed=(*found.thawed, *resumed))
+        return recovery.recover(self._data, self._pools.mounted(), self._freezer, self._records)
 
     def observe_devices(self) -> tuple[DeviceFacts, ...]:
         """Every whole block device of the node (no loop or RAM disks), sorted by path."""

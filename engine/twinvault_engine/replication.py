@@ -7,24 +7,23 @@ whether it may: R1 to R3 are kept by the agent, which reads and writes the recor
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from twinvault_core.errors import FailedPreconditionError, TwinvaultError
+from twinvault_core.errors import FailedPreconditionError
 from twinvault_core.model import ReplicationSpec
 from twinvault_core.replication_state import Disk
 
 from . import drbd, drbd_kernel
-from .drbd_quiesce import Hold, Quiescer, resume_leftovers
+from .attachment import observe_attachment
+from .drbd_quiesce import Hold, Quiescer
 from .drbd_replica import ReplicaFacts, Replicas
 from .journal import DATA_FILE
 from .layout import DataDirectory, PoolDirectory
+from .pods import kill_pods, parse_pod_uids
 from .volume import grow_where_mounted
-
-logger = logging.getLogger(__name__)
 
 
 class Act(StrEnum):
@@ -68,11 +67,16 @@ class Replication:
     """``pool`` arguments are names of mounted pools."""
 
     def __init__(
-        self, find_pool: Callable[[str], PoolDirectory], replicas: Replicas, data: DataDirectory
+        self,
+        find_pool: Callable[[str], PoolDirectory],
+        replicas: Replicas,
+        data: DataDirectory,
+        cgroup_root: Path,
     ) -> None:
         self._find_pool = find_pool
         self.replicas = replicas
         self._quiescer = Quiescer(data.frozen)
+        self._cgroup_root = cgroup_root
 
     def ensure_module(self) -> str:
         """Version of the kernel's DRBD, loaded if needed; FailedPrecondition names what to
@@ -95,20 +99,6 @@ class Replication:
     def restore_helper(self) -> None:
         """Give the module its former helper back if no volume here is replicated any more."""
         self.replicas.restore_helper()
-
-    def recover(self) -> tuple[str, ...]:
-        """To call once at start (``Engine.recover`` does): what an earlier life suspended for a
-        snapshot goes on. The ids of those volumes.
-        """
-        version = drbd_kernel.observe_version()
-        if not version:
-            return ()
-        try:
-            return resume_leftovers(version)
-        except TwinvaultError as error:
-            # Unreplicated volumes must come up whatever is wrong with DRBD.
-            logger.warning("DRBD's state cannot be read: %s", error.message)
-            return ()
 
     def ensure_replica(self, pool: str, volume_id: str, spec: ReplicationSpec) -> ReplicaFacts:
         """Make this node's half and bring it up: attached and looking for its peer. A half that is
@@ -140,11 +130,21 @@ class Replication:
         drbd.resume_io(handle)
 
     def fail_frozen_io(self, pool: str, volume_id: str) -> None:
-        """Frozen writes end in errors, never in an acknowledgement: for a primary that lost. The
-        volume has no disk here afterwards and is still Primary; once its pods are gone and it is
-        unstaged, ``rejoin`` brings it back.
+        """Nobody hears a late acknowledgement from a primary that lost: its pods are killed, then
+        its frozen writes end. The volume has no disk here afterwards and is still Primary; once it
+        is unstaged, ``rejoin`` brings it back.
+
+        The order is what keeps R1. 1. A write that was in flight when the link was lost may be
+        whole on the local disk  2. detach and resume end it, and DRBD counts it as a success for
+        that reason (measured; only later ones get EIO)  3. the other node does not have it. So
+        nobody may be left who could see 2. FailedPreconditionError or DeadlineError when that
+        cannot be made sure; everything stays frozen then.
         """
-        handle = self.replicas.handle(self._find_pool(pool), volume_id)
+        directory = self._find_pool(pool)
+        handle = self.replicas.handle(directory, volume_id)
+        attached = observe_attachment(directory.volume(volume_id) / DATA_FILE)
+        if attached is not None:
+            kill_pods(parse_pod_uids(m.path for m in attached.mounts), self._cgroup_root)
         drbd.force_detach(handle)
         present = drbd.observe(handle.resource)
         if present is not None and present.state.suspended:
@@ -172,7 +172,8 @@ class Replication:
 
     def quiesce(self, pool: str, volume_id: str, token: str, *, seconds: float) -> Hold:
         """At the primary: hold the writes until ``release(token)``, at most ``seconds``, so that
-        both nodes take ``Engine.ensure_snapshot(..., quiesced=True)`` of the same content.
+        both nodes take ``Engine.ensure_snapshot(..., quiesced=True)`` of the same content. A raw
+        device is not held (Hold.RUNNING), see ``drbd_quiesce``.
         """
         return self._quiescer.hold(self._find_pool(pool).volume(volume_id), token, seconds)
 

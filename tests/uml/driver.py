@@ -56,6 +56,8 @@ class Driver:
             )
         except exec_channel.ExecError as error:
             self.errors.extend(str(error).encode())
+        finally:
+            self._input.close()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(RuntimeError(f"the engine ended: {self.errors.decode()}"))
@@ -76,7 +78,11 @@ class Driver:
         return future
 
     def finish(self, future: Future[dict[str, Any]]) -> Any:
-        said = future.result(CALL_SECONDS)
+        try:
+            said = future.result(CALL_SECONDS)
+        except TimeoutError:
+            alive = "lives" if self._thread.is_alive() else "ended"
+            raise TimeoutError(f"no answer; the engine {alive}: {self.errors.decode()}") from None
         self.seconds = said["seconds"]
         if "error" in said:
             raise InsideError(said["error"], said["code"])

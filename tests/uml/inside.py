@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from twinvault_core.agent_api import Expand, Stage, Unstage
+from twinvault_core.agent_api import Expand, Publish, Stage, Unpublish, Unstage
 from twinvault_core.errors import TwinvaultError
 from twinvault_core.model import (
     Meta,
@@ -125,6 +125,13 @@ class Driver:
         fs_type = "ext4" if mode == "Filesystem" else ""
         request = Stage(name, str(KUBELET / name), mode, fs_type)
         return str(self.engine.stage(request)["devicePath"])
+
+    def publish(self, name: str, target: str, mode: str = "Filesystem") -> None:
+        request = Publish(name, str(KUBELET / name), str(KUBELET / target), mode)
+        self.engine.publish(request)
+
+    def unpublish(self, name: str, target: str) -> None:
+        self.engine.unpublish(Unpublish(name, str(KUBELET / target)))
 
     def unstage(self, name: str) -> None:
         self.engine.unstage(Unstage(name, str(KUBELET / name)))

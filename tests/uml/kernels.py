@@ -128,6 +128,26 @@ class Kernels:
                 timeout_seconds=10,
             )
 
+    def make_fault_disk(self, one: Node) -> str:
+        """Path of a device over the data disk that can be told to fail."""
+        script = (
+            "modprobe dm-flakey\n"
+            'dmsetup create fault --table "0 $(blockdev --getsz /dev/ubdb) flakey /dev/ubdb 0 1 0"'
+        )
+        self.sh(one, script)
+        return "/dev/dm-0"
+
+    def fail_disk(self, one: Node) -> None:
+        """From now on every read and write of that device ends in an error."""
+        self._load(one, "flakey /dev/ubdb 0 0 1")
+
+    def repair_disk(self, one: Node) -> None:
+        self._load(one, "flakey /dev/ubdb 0 1 0")
+
+    def _load(self, one: Node, table: str) -> None:
+        load = f'dmsetup load fault --table "0 $(blockdev --getsz /dev/ubdb) {table}"'
+        self.sh(one, f"{load}\ndmsetup suspend --noflush --nolockfs fault\ndmsetup resume fault")
+
     def power_cut(self, one: Node) -> None:
         node.kill(self.settings, one)
 

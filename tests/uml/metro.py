@@ -20,13 +20,21 @@ SNAPSHOT_IMAGE = "/var/lib/twinvault/pools/fast/snapshots/{}/data.img"
 class Metro:
     """Both kernels with an engine each; ``east`` and ``west`` are the engines."""
 
-    def __init__(self, kernels: Kernels) -> None:
+    def __init__(self, kernels: Kernels, *, fault_disks: bool = False) -> None:
         self.kernels = kernels
         self._minor = 1000
-        self.east, self.west = (Driver(kernels, node) for node in BOTH)
-        for driver in self.both:
-            driver.call("pool", device="/dev/ubdb")
-            driver.call("serve")
+        self._device = "/dev/ubdb"
+        if fault_disks:
+            self._device = kernels.make_fault_disk(EAST)
+            kernels.make_fault_disk(WEST)
+        self.east, self.west = (self.start_engine(node) for node in BOTH)
+
+    def start_engine(self, node: Node) -> Driver:
+        """A new engine in a kernel, as a newly started agent has it."""
+        driver = Driver(self.kernels, node)
+        driver.call("pool", device=self._device)
+        driver.call("serve")
+        return driver
 
     @property
     def both(self) -> tuple[Driver, Driver]:
@@ -141,17 +149,34 @@ for number in range(int(sys.argv[3]), 10**9):
 """
 
     def __init__(
-        self, kernels: Kernels, node: Node, device: str, size_bytes: int, first: int = 0
+        self,
+        kernels: Kernels,
+        node: Node,
+        device: str,
+        size_bytes: int,
+        *,
+        first: int = 0,
+        create: bool = False,
+        pod: str = "",
     ) -> None:
+        """``create``: ``device`` is a file that is made first. ``pod``: a UID; the writer is in
+        that pod's control group.
+        """
         self._kernels, self._node = kernels, node
         self._size, self._first = size_bytes, first
         self.log = f"/root/acknowledged-{first}"
         self._number = first
         script = f"cat > /root/writer.py <<'END'\n{self.SCRIPT}\nEND\n"
         arguments = f"{device} {self.log} {first} {size_bytes}"
+        if create:
+            kernels.sh(node, f"truncate -s {size_bytes} {device}")
+        enter = ""
+        if pod:
+            group = f"/sys/fs/cgroup/kubepods/pod{pod}"
+            enter = f"mkdir -p {group}/c; echo $$ > {group}/c/cgroup.procs\n"
         kernels.sh(
             node,
-            f"{script}rm -f {self.log}; touch {self.log}\n"
+            f"{script}{enter}rm -f {self.log}; touch {self.log}\n"
             f"setsid python3 /root/writer.py {arguments} </dev/null >/root/writer.log 2>&1 &\n"
             f"echo $! > {self.log}.pid",
         )
@@ -183,8 +208,17 @@ for number in range(int(sys.argv[3]), 10**9):
     def stop(self) -> None:
         self._kernels.sh(
             self._node,
-            f"kill $(cat {self.log}.pid) 2>/dev/null; i=0; while [ -e /proc/$(cat {self.log}.pid) ]"
-            " && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done",
+            f"pid=$(cat {self.log}.pid); kill $pid 2>/dev/null || true; i=0\n"
+            "while [ -e /proc/$pid ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done",
+        )
+
+    def wait_for_end(self, timeout_seconds: float = 20) -> None:
+        status = f"/proc/$(cat {self.log}.pid)/status"
+        script = f"[ ! -e {status} ] || grep -q zombie {status}"
+        wait_until(
+            "the writer to be gone",
+            lambda: not self._kernels.exec(self._node, ["sh", "-c", script]).returncode,
+            timeout_seconds=timeout_seconds,
         )
 
     CHECK = """

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.uml import kernels
+from tests.uml.metro import Metro
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = ""
+    if os.geteuid() != 0:
+        missing = "needs root: kernels, taps and a network namespace are made"
+    elif shutil.which("mmdebstrap") is None:
+        missing = "needs the packages of `make host`"
+    for item in items:
+        if missing and "tests/uml/" in str(item.fspath):
+            item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.fixture(scope="session")
+def metro() -> Iterator[Metro]:
+    """Two kernels for all tests: each test has volumes of its own and heals the link."""
+    with kernels.running() as running:
+        made = Metro(running)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def faulty() -> Iterator[Metro]:
+    """Two kernels of a test's own, whose disks can be told to fail."""
+    with kernels.running() as running:
+        made = Metro(running, fault_disks=True)
+        try:
+            yield made
+        finally:
+            made.close()
