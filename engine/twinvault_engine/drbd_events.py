@@ -16,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from . import drbd_kernel
@@ -99,8 +101,7 @@ class DrbdEvents:
             return await self._read(process.stdout)
         finally:
             watch.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            _kill(process)
             await process.wait()
 
     async def _read(self, stream: asyncio.StreamReader) -> int:
@@ -143,8 +144,7 @@ class DrbdEvents:
             await asyncio.sleep(LOOK_SECONDS)
             doubts = doubts + 1 if self._disagrees(self._observe_minors()) else 0
         logger.warning("drbdsetup events2 says nothing of what /proc/drbd shows; ended")
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _kill(process)
 
     def _disagrees(self, minors: Mapping[int, ProcMinor]) -> bool:
         known = {resource.minor: resource.state for resource in self._known.values()}
@@ -158,3 +158,9 @@ class DrbdEvents:
             )
             for minor in minors.values()
         )
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """SIGKILL to the tool's group: drbdsetup may run the drbdsetup of another version."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
