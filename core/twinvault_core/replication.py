@@ -144,9 +144,17 @@ def _go_on_alone(view: ReplicationView, record: ReplicationRecord, drbd: DrbdSta
             f"I/O is frozen: the disk here is {drbd.disk.value} and the other replica is not"
             " reached; it goes on when the link is back, or at the other node"
         )
-        return Step(StepKind.NOTHING, "FrozenNoData", text)
+        return Step(_connect_or_wait(drbd), "FrozenNoData", text)
+    wanted = fence_peer(record, view.node)
+    if isinstance(wanted, RecordRefusal):
+        return Step(_connect_or_wait(drbd), wanted.rule, f"I/O is frozen: {wanted.message}")
     text = "the other replica is lost: going on alone once the record says so"
-    return _write(StepKind.FENCE_THEN_RESUME, "PeerLost", text, fence_peer(record, view.node))
+    return Step(StepKind.FENCE_THEN_RESUME, "PeerLost", text, write=wanted)
+
+
+def _connect_or_wait(drbd: DrbdState) -> StepKind:
+    """Only the link can help; nothing makes it while the kernel stands alone."""
+    return StepKind.CONNECT if drbd.standalone else StepKind.NOTHING
 
 
 def _write(kind: StepKind, reason: str, message: str, made: Made) -> Step:
@@ -196,12 +204,13 @@ def _own_disk(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState)
 
 def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step:
     # Connected without a disk this side says so, and the primary's agent can act on it.
-    kind = StepKind.CONNECT if drbd.standalone else StepKind.NOTHING
+    kind = _connect_or_wait(drbd)
     if record.primary != view.node:
         text = "the disk here failed; the primary's agent takes it out of the record first"
         return Step(kind, "DiskFailed", text)
-    serves = drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and not drbd.syncing
-    if serves and not view.different_bytes:
+    # Whatever a verify found before: the peer's disk serves the pod now, and is all there is.
+    settled = view.peer in record.in_sync or not drbd.syncing
+    if drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and settled:
         text = f"the disk here is {drbd.disk.value}; only the other replica holds every write"
         made = leave_in_sync(record, view.node, view.peer)
         return _write(StepKind.LEAVE_IN_SYNC, "DiskFailed", text, made)
@@ -328,9 +337,11 @@ def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -
     if view.stalled < patience or lifeline:
         return Step(StepKind.NOTHING, "Resyncing", f"resync with {view.peer}: {done}")
     reason, why = "ResyncStalled", f"the resync stands still at {done}"
-    return _cut_first(view, record, reason, why) or Step(
-        StepKind.RECONNECT, reason, f"{why}: connecting anew"
+    # A primary that is itself the target is not counted on by anybody: it may cut at once.
+    cut = (
+        None if mine and view.node not in record.in_sync else _cut_first(view, record, reason, why)
     )
+    return cut or Step(StepKind.RECONNECT, reason, f"{why}: connecting anew")
 
 
 def _add(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:

@@ -1,0 +1,76 @@
+"""The API server: one record under compare-and-swap, whose writes may arrive late; the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twinvault_core.model import ReplicationRecord, ReplicationStatus
+from twinvault_core.replication_record import start_record
+
+from .kernel import NODES
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A compare-and-swap on its way. It may arrive long after its sender gave up."""
+
+    number: int
+    version: int
+    record: ReplicationRecord
+    by: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an agent's status says, written together with the renewal of its Lease."""
+
+    status: ReplicationStatus = field(default_factory=ReplicationStatus)
+    in_use: bool = False
+    blank: bool = False
+
+
+@dataclass(frozen=True)
+class Pod:
+    uid: int
+    node: str
+
+
+@dataclass
+class Api:
+    on_change: Callable[[ReplicationRecord, ReplicationRecord, str], None]
+    record: ReplicationRecord = field(default_factory=lambda: start_record(NODES[0]))
+    version: int = 1
+    flight: list[Sent] = field(default_factory=list)
+    outcome: dict[int, bool] = field(default_factory=dict)
+    reports: dict[str, Report] = field(default_factory=dict)
+    lease: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
+    marked: set[str] = field(default_factory=set)
+    pod: Pod | None = None
+    published: str = ""
+    first_sync: str = ""
+    deleting: bool = False
+    counter: int = 0
+
+    def send(self, version: int, record: ReplicationRecord, by: str) -> int:
+        self.counter += 1
+        self.flight.append(Sent(self.counter, version, record, by))
+        return self.counter
+
+    def deliver(self, index: int) -> None:
+        sent = self.flight.pop(index)
+        self.outcome[sent.number] = sent.version == self.version
+        if sent.version == self.version:
+            before, self.record = self.record, sent.record
+            self.version += 1
+            self.on_change(before, sent.record, sent.by)
+
+    def deliver_number(self, number: int) -> None:
+        for index, sent in enumerate(self.flight):
+            if sent.number == number:
+                self.deliver(index)
+                return
+
+    def touch(self) -> None:
+        """Somebody writes something else of the Volume's status."""
+        self.version += 1

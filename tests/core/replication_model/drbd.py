@@ -1,0 +1,419 @@
+"""Two kernels with DRBD between them, as far as its protocol decides who holds which write.
+
+Writes are numbers that only grow; a disk holds for each block the number that it was given last.
+What is here was read from the kernel's source and measured by hand (see docs/replication.md):
+protocol C, frozen I/O until the fence-peer question is answered, an answer that comes after the
+link was back is ignored, generations that tell which side is older, a bitmap of what one side wrote
+alone, a graceful disconnect that outdates the secondary and freezes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twinvault_core.fence import FenceExit
+from twinvault_core.replication_state import Disk, DrbdRole, SyncState
+
+from .kernel import BLOCKS, NODES, USABLE, Image, Kernel, Write, other
+
+
+class Drbd:
+    """Both kernels and the link. ``acknowledge`` is told of every write that is done for a pod."""
+
+    def __init__(self, acknowledge: Callable[[str, Write, bool], None]) -> None:
+        self.images = {node: Image() for node in NODES}
+        self.kernels = {node: Kernel(node, self.images[node]) for node in NODES}
+        self.running = dict.fromkeys(NODES, True)
+        self.stopped = dict.fromkeys(NODES, False)
+        self.cable = True
+        self.latched = False
+        self.counter = 0
+        self.acknowledge = acknowledge
+
+    def next(self) -> int:
+        self.counter += 1
+        return self.counter
+
+    def active(self, node: str) -> bool:
+        return self.running[node] and not self.stopped[node]
+
+    def linked(self) -> bool:
+        """Messages pass: same connection on both sides, cable in, both running."""
+        one, two = self.kernels.values()
+        same = one.link is not None and one.link == two.link
+        return same and self.cable and all(self.active(n) for n in NODES)
+
+    def can_acknowledge(self, node: str) -> bool:
+        """Not while it waits for a peer that is gone, and not without good data."""
+        kernel = self.kernels[node]
+        alone = kernel.link is None and kernel.disk in USABLE
+        return kernel.is_serving() and (alone or self.linked())
+
+    def refresh(self) -> None:
+        """Each side tells the other of its changes while messages pass."""
+        if not self.linked():
+            return
+        for node in NODES:
+            mine, peer = self.kernels[node], self.kernels[other(node)]
+            mine.peer_role, mine.peer_disk = peer.role, peer.disk
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def power_cut(self, node: str) -> None:
+        kernel, image = self.kernels[node], self.images[node]
+        if kernel.primary and kernel.attached:
+            image.crashed_primary = True
+            image.dirty |= {w.block for w in kernel.pending.values()}
+        self.running[node] = self.stopped[node] = False
+        self.kernels[node] = Kernel(node, image)
+
+    def break_disk(self, node: str) -> None:
+        """The image gives an error: detached at once, nothing of it can be read again."""
+        image = self.images[node]
+        image.broken, image.state, image.generation = True, Disk.INCONSISTENT, None
+        image.blocks = dict.fromkeys(BLOCKS, 0)
+        image.ancestors, image.dirty, image.crashed_primary = set(), set(), False
+        kernel = self.kernels[node]
+        kernel.attached = False
+        self._end_sync(keep=True)
+        self.complete()
+
+    def replace_disk(self, node: str) -> None:
+        self.images[node].broken = False
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def attach(self, node: str, *, fresh: bool = False) -> None:
+        kernel, image = self.kernels[node], self.images[node]
+        kernel.up = True
+        if image.broken or kernel.attached:
+            return
+        if fresh:
+            image.state, image.generation = Disk.INCONSISTENT, None
+            image.ancestors, image.dirty, image.crashed_primary = set(), set(), False
+        kernel.attached = True
+        if image.state is Disk.UP_TO_DATE:
+            image.state = Disk.CONSISTENT
+
+    def reattach(self, node: str, *, fresh: bool = False) -> None:
+        """While connected the two negotiate at once; otherwise the next handshake does."""
+        kernel = self.kernels[node]
+        if kernel.link is None:
+            kernel.wants_link = False
+        self.attach(node, fresh=fresh)
+        if not kernel.attached or not self.linked():
+            return
+        one, two = self.kernels.values()
+        source, full = self._choose_source(one, two)
+        peer = self.kernels[other(node)]
+        if isinstance(source, str) or (source is kernel and peer.primary):
+            kernel.attached = False
+            return
+        target = None if source is None else self.kernels[other(source.node)]
+        self._agree(one, two, source, target, full)
+        self.refresh()
+        self.complete()
+
+    def connect(self, node: str, *, discard: bool = False) -> None:
+        self.kernels[node].wants_link = True
+        if discard:
+            self.images[node].generation = None
+            self.images[node].state = Disk.INCONSISTENT
+
+    def disconnect(self, node: str) -> None:
+        """Graceful: the secondary side is outdated, and the primary goes on without asking."""
+        mine, peer = self.kernels[node], self.kernels[other(node)]
+        if self.linked() and any(k.primary and k.disk not in USABLE for k in (mine, peer)):
+            return  # refused: a primary would be left without good data
+        if self.linked() and (mine.primary or peer.primary):
+            outdated = peer if mine.primary else mine
+            if outdated.attached and outdated.disk in USABLE:
+                outdated.image.state = Disk.OUTDATED
+            self.refresh()
+            for kernel in (mine, peer):
+                if kernel.peer_disk in USABLE:
+                    kernel.peer_disk = Disk.OUTDATED
+        graceful = self.linked()
+        mine.wants_link = False
+        self._unlink(mine)
+        if graceful:
+            self._unlink(peer)
+
+    def down(self, node: str) -> None:
+        self.disconnect(node)
+        self.kernels[node] = Kernel(node, self.images[node])
+
+    def force_detach(self, node: str) -> None:
+        kernel = self.kernels[node]
+        if kernel.attached:
+            kernel.image.dirty |= {w.block for w in kernel.pending.values()}
+        kernel.attached = False
+
+    def resume(self, node: str) -> None:
+        """resume-io: without a disk and a peer frozen writes end in errors, else they go on."""
+        kernel = self.kernels[node]
+        kernel.frozen, kernel.question = False, None
+        if not kernel.attached and kernel.link is None:
+            kernel.pending.clear()
+            return
+        if kernel.link is None:
+            kernel.peer_disk = Disk.OUTDATED
+            self._begin_alone(kernel)
+        self.complete()
+
+    def ask_promotion(self, node: str) -> bool:
+        """drbdsetup primary: True when done; False when refused or the handler is asked."""
+        kernel = self.kernels[node]
+        if kernel.primary or kernel.disk not in USABLE:
+            return kernel.primary
+        if kernel.link is not None:
+            if not self.linked() or kernel.peer_role is DrbdRole.PRIMARY:
+                return False
+            kernel.role = DrbdRole.PRIMARY
+            kernel.image.crashed_primary = True
+            if kernel.peer_disk.gone:
+                self._begin_alone(kernel)
+            self.refresh()
+            return True
+        if kernel.peer_disk is Disk.OUTDATED or kernel.peer_disk is Disk.INCONSISTENT:
+            self._promote_alone(kernel)
+            return True
+        kernel.question, kernel.promoting = self.next(), True
+        return False
+
+    def answer(self, node: str, question: int, exit_code: FenceExit) -> None:
+        """The helper ended. Ignored when the question is not open any more."""
+        kernel = self.kernels[node]
+        if kernel.question != question or kernel.link is not None:
+            return
+        promoting, kernel.promoting, kernel.question = kernel.promoting, False, None
+        if exit_code is FenceExit.PEER_OUTDATED:
+            kernel.peer_disk = Disk.OUTDATED
+            if promoting and not kernel.primary:
+                self._promote_alone(kernel)
+            elif kernel.primary:
+                kernel.frozen = False
+                self._begin_alone(kernel)
+                self.complete()
+        elif exit_code is FenceExit.PEER_IS_PRIMARY and kernel.attached and kernel.disk in USABLE:
+            kernel.image.state = Disk.OUTDATED
+
+    def demote(self, node: str) -> None:
+        kernel = self.kernels[node]
+        if kernel.primary and not kernel.frozen and not kernel.pending:
+            kernel.role, kernel.alone = DrbdRole.SECONDARY, False
+            if kernel.attached:
+                kernel.image.crashed_primary = False
+            self.refresh()
+
+    def skip_first_sync(self, node: str) -> None:
+        mine, peer = self.kernels[node], self.kernels[other(node)]
+        if not self.linked() or any(k.primary or not k.attached for k in (mine, peer)):
+            return
+        if any(
+            k.image.generation is not None or any(k.image.blocks.values()) for k in (mine, peer)
+        ):
+            return
+        generation = self.next()
+        for kernel in (mine, peer):
+            kernel.image.generation, kernel.image.state = generation, Disk.UP_TO_DATE
+        self.refresh()
+
+    def _promote_alone(self, kernel: Kernel) -> None:
+        kernel.role = DrbdRole.PRIMARY
+        kernel.image.state = Disk.UP_TO_DATE
+        kernel.image.crashed_primary = True
+        self._begin_alone(kernel)
+
+    def _begin_alone(self, kernel: Kernel) -> None:
+        """A new generation, once for each time that the peer is left behind."""
+        if kernel.alone or kernel.disk not in USABLE or not kernel.primary:
+            return
+        image = kernel.image
+        kernel.alone = True
+        if image.generation is not None:
+            image.ancestors.add(image.generation)
+        image.generation = self.next()
+
+    # -- the link --------------------------------------------------------------------------------
+
+    def can_meet(self) -> bool:
+        kernels = self.kernels.values()
+        ready = all(k.up and k.wants_link and k.link is None for k in kernels)
+        return ready and self.cable and all(self.active(n) for n in NODES)
+
+    def meet(self) -> None:
+        """The handshake: refuse, or agree who copies what to whom."""
+        one, two = self.kernels.values()
+        if one.primary and two.primary:
+            one.wants_link = two.wants_link = False
+            return
+        source, full = self._choose_source(one, two)
+        if isinstance(source, str):
+            one.wants_link = two.wants_link = False
+            one.diverged = two.diverged = True
+            return
+        target = None if source is None else self.kernels[other(source.node)]
+        if target is not None and target.primary and target.disk in USABLE:
+            target.wants_link = False
+            return
+        number = self.next()
+        for kernel in (one, two):
+            kernel.link, kernel.question, kernel.promoting = number, None, False
+            kernel.frozen = kernel.diverged = False
+        self._agree(one, two, source, target, full)
+        self.refresh()
+        self.complete()
+
+    def _choose_source(self, one: Kernel, two: Kernel) -> tuple[Kernel | str | None, bool]:
+        if not one.attached or not two.attached:
+            return None, False
+        first, second = one.image, two.image
+        if first.generation is None or second.generation is None:
+            if first.generation == second.generation:
+                return None, False
+            return (two if first.generation is None else one), True
+        if first.generation == second.generation:
+            if first.crashed_primary != second.crashed_primary:
+                crashed = one if first.crashed_primary else two
+                return (crashed if not crashed.primary else None), False
+            return None, False
+        if first.generation in second.ancestors:
+            return two, False
+        if second.generation in first.ancestors:
+            return one, False
+        return "diverged", False
+
+    def _agree(
+        self, one: Kernel, two: Kernel, source: Kernel | None, target: Kernel | None, full: bool
+    ) -> None:
+        one.alone = two.alone = False
+        if source is None or target is None:
+            images = [k.image for k in (one, two) if k.attached]
+            fresh = all(i.generation is None for i in images)
+            for image in images:
+                if not fresh and image.state is not Disk.INCONSISTENT:
+                    image.state = Disk.UP_TO_DATE
+            return
+        blocks = set(BLOCKS) if full else source.image.dirty | target.image.dirty
+        source.image.state = Disk.UP_TO_DATE
+        if source.image.generation == target.image.generation:
+            generation = source.image.generation
+            assert generation is not None
+            source.image.ancestors.add(generation)
+            source.image.generation = self.next()
+        source.image.dirty |= blocks
+        target.image.state = Disk.INCONSISTENT
+        source.left = set(blocks)
+        target.left = set(blocks)
+        source.syncing, target.syncing = SyncState.SYNC_SOURCE, SyncState.SYNC_TARGET
+        if not blocks:
+            self._finish_sync(source, target)
+
+    def copy(self) -> None:
+        """One block of a resync, or its end; nothing while it is latched."""
+        source = next(
+            (k for k in self.kernels.values() if k.syncing is SyncState.SYNC_SOURCE), None
+        )
+        if source is None or not self.linked():
+            return
+        target = self.kernels[other(source.node)]
+        busy = {w.block for k in (source, target) for w in k.pending.values()}
+        if source.left and not self.latched:
+            block = next((b for b in sorted(source.left) if b not in busy), None)
+            if block is not None:
+                target.image.blocks[block] = source.image.blocks[block]
+                source.left.discard(block)
+                target.left.discard(block)
+        if not source.left:
+            self._finish_sync(source, target)
+
+    def _finish_sync(self, source: Kernel, target: Kernel) -> None:
+        target.image.generation = source.image.generation
+        target.image.ancestors = set(source.image.ancestors)
+        target.image.state = Disk.UP_TO_DATE
+        for kernel in (source, target):
+            kernel.image.dirty.clear()
+            kernel.syncing, kernel.left = SyncState.OFF, set()
+            kernel.image.crashed_primary = kernel.primary
+        self.refresh()
+
+    def _end_sync(self, *, keep: bool) -> None:
+        for kernel in self.kernels.values():
+            kernel.syncing, kernel.left = SyncState.OFF, set()
+        if keep:
+            self.refresh()
+
+    def notices_loss(self, node: str) -> bool:
+        return self.kernels[node].link is not None and not self.linked()
+
+    def lose(self, node: str) -> None:
+        """This side finds that the peer does not answer."""
+        kernel = self.kernels[node]
+        self._unlink(kernel)
+
+    def _unlink(self, kernel: Kernel) -> None:
+        if kernel.link is None:
+            return
+        kernel.link, kernel.peer_role = None, DrbdRole.UNKNOWN
+        kernel.syncing, kernel.left = SyncState.OFF, set()
+        if kernel.peer_disk not in (Disk.INCONSISTENT, Disk.OUTDATED):
+            kernel.peer_disk = Disk.UNKNOWN
+        if not kernel.primary:
+            return
+        if kernel.peer_disk is Disk.UNKNOWN or kernel.disk not in USABLE:
+            kernel.frozen, kernel.question, kernel.promoting = True, self.next(), False
+            return
+        self._begin_alone(kernel)
+        self.complete()
+
+    # -- writes ----------------------------------------------------------------------------------
+
+    def write(self, node: str, block: int, local: bool, remote: bool) -> None:
+        """A pod writes; what does not happen at once stays under way."""
+        kernel = self.kernels[node]
+        if not kernel.is_serving() or block in kernel.pending:
+            return
+        if kernel.disk not in USABLE and kernel.link is None:
+            return  # an error for the pod, nothing written
+        write = Write(self.next(), block)
+        kernel.pending[block] = write
+        self._do(kernel, write, local=local, remote=remote)
+        self._acknowledge_done(kernel)
+
+    def complete(self) -> None:
+        """Everything under way that can be done is done and acknowledged."""
+        for kernel in self.kernels.values():
+            if kernel.frozen:
+                continue
+            for write in list(kernel.pending.values()):
+                self._do(kernel, write, local=True, remote=True)
+            self._acknowledge_done(kernel)
+
+    def _do(self, kernel: Kernel, write: Write, *, local: bool, remote: bool) -> None:
+        if local and kernel.attached and not write.local:
+            write.local = True
+            kernel.image.blocks[write.block] = write.number
+        peer = self.kernels[other(kernel.node)]
+        if remote and self.linked() and peer.attached and not write.remote:
+            write.remote = True
+            peer.image.blocks[write.block] = write.number
+
+    def _acknowledge_done(self, kernel: Kernel) -> None:
+        peer = self.kernels[other(kernel.node)]
+        for write in list(kernel.pending.values()):
+            if kernel.frozen or (kernel.attached and not write.local):
+                continue
+            if kernel.link is not None:
+                if not self.linked():
+                    continue
+                if peer.attached and not write.remote:
+                    continue
+            if kernel.disk not in USABLE and not write.remote:
+                continue
+            del kernel.pending[write.block]
+            alone = not (write.local and write.remote)
+            if alone and kernel.attached:
+                self._begin_alone(kernel)
+                kernel.image.dirty.add(write.block)
+            self.acknowledge(kernel.node, write, alone)

@@ -1,0 +1,263 @@
+"""What can happen in the model: when it can, and what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from twinvault_core.replication_view import Applied
+
+from .api import Pod
+from .kernel import BLOCKS, NODES, USABLE, other
+
+if TYPE_CHECKING:
+    from .world import World
+
+Action = tuple[str, str | int]
+
+
+def list_actions(world: World) -> list[Action]:
+    return [
+        *_agents_work(world),
+        *_operators_work(world),
+        *_cluster_works(world),
+        *_kernels_work(world),
+        *_node_faults(world),
+        *_other_faults(world),
+    ]
+
+
+def _agents_work(world: World) -> Iterator[Action]:
+    for node in NODES:
+        agent = world.agents[node]
+        if not (world.drbd.active(node) and agent.alive):
+            continue
+        yield ("loop", node)
+        if agent.fence.phase != "idle" or world.drbd.kernels[node].question is not None:
+            yield ("fence", node)
+        if agent.stage.phase != "idle" or world.may_stage(node):
+            yield ("stage", node)
+        if world.api_up[node]:
+            yield ("beat", node)
+            yield ("kubelet", node)
+
+
+def _operators_work(world: World) -> Iterator[Action]:
+    for index, operator in enumerate(world.operators):
+        if operator.alive:
+            yield ("sync", index)
+            yield ("act", index)
+
+
+def _cluster_works(world: World) -> Iterator[Action]:
+    api = world.api
+    yield from (("deliver", index) for index in range(len(api.flight)))
+    yield ("tick", 0)
+    if api.pod is not None:
+        yield ("end_pod", 0)
+        if not api.published:
+            yield ("attach", 0)
+    elif not api.published and not api.deleting:
+        yield from (("schedule", n) for n in NODES if n not in api.marked)
+
+
+def _kernels_work(world: World) -> Iterator[Action]:
+    drbd = world.drbd
+    if drbd.can_meet():
+        yield ("meet", 0)
+    if any(k.left for k in drbd.kernels.values()):
+        yield ("copy", 0)
+    for node in NODES:
+        kernel = drbd.kernels[node]
+        if not drbd.active(node):
+            continue
+        if drbd.notices_loss(node):
+            yield ("lose", node)
+        if kernel.pending:
+            yield ("complete", node)
+        if world.app[node] and kernel.is_serving():
+            yield from ((f"write{how}", node) for how in range(4))
+
+
+def _node_faults(world: World) -> Iterator[Action]:
+    drbd = world.drbd
+    for node in NODES:
+        yield ("power_cut" if drbd.running[node] else "power", node)
+        if drbd.running[node]:
+            yield ("continue" if drbd.stopped[node] else "stop", node)
+        yield ("api_down" if world.api_up[node] else "api_up", node)
+        yield ("kill_agent" if world.agents[node].alive else "start_agent", node)
+        if drbd.images[node].broken:
+            yield ("replace_disk", node)
+        elif _other_has_all(world, node):
+            yield ("break_disk", node)
+        if world.agents[node].alive and drbd.kernels[node].link is not None:
+            yield ("differs", node)
+
+
+def _other_faults(world: World) -> Iterator[Action]:
+    drbd, api = world.drbd, world.api
+    yield ("cut" if drbd.cable else "mend", 0)
+    yield ("touch", 0)
+    yield ("readdress", 0)
+    if api.flight:
+        yield ("lose_write", 0)
+    for index, operator in enumerate(world.operators):
+        yield ("operator_down" if operator.alive else "operator_up", index)
+    if not drbd.latched and any(k.left for k in drbd.kernels.values()):
+        yield ("latch", 0)
+    free = api.pod is None and not api.published and not any(world.staged.values())
+    if free and not api.deleting:
+        yield ("delete", 0)
+
+
+def _other_has_all(world: World, node: str) -> bool:
+    """Both disks of a volume breaking is a loss that no protocol prevents."""
+    image = world.drbd.images[other(node)]
+    return image.state in USABLE and other(node) in world.api.record.in_sync
+
+
+# -- what they do ---------------------------------------------------------------------------------
+
+
+def _power_cut(world: World, node: str) -> None:
+    world.drbd.power_cut(node)
+    world.applied[node] = Applied.SAME
+    world.staged[node] = world.app[node] = False
+    _kill_agent(world, node)
+
+
+def _kill_agent(world: World, node: str) -> None:
+    world.agents[node].restart()
+    world.agents[node].alive = False
+
+
+def _power(world: World, node: str) -> None:
+    world.drbd.running[node] = True
+
+
+def _stop(world: World, node: str) -> None:
+    world.drbd.stopped[node] = True
+
+
+def _continue(world: World, node: str) -> None:
+    world.drbd.stopped[node] = False
+
+
+def _api_down(world: World, node: str) -> None:
+    world.api_up[node] = False
+
+
+def _api_up(world: World, node: str) -> None:
+    world.api_up[node] = True
+
+
+def _start_agent(world: World, node: str) -> None:
+    world.agents[node].alive = True
+
+
+def _differs(world: World, node: str) -> None:
+    world.agents[node].different = 4096
+
+
+def _schedule(world: World, node: str) -> None:
+    world.api.counter += 1
+    world.api.pod, world.api.published = Pod(world.api.counter, node), node
+
+
+def _write(how: int) -> Callable[[World, str], None]:
+    def write(world: World, node: str) -> None:
+        block = BLOCKS[world.drbd.counter % len(BLOCKS)]
+        world.drbd.write(node, block, local=bool(how & 1), remote=bool(how & 2))
+
+    return write
+
+
+ON_NODE: Mapping[str, Callable[[World, str], None]] = {
+    "loop": lambda world, node: world.agents[node].advance_loop(),
+    "fence": lambda world, node: world.agents[node].advance_fence(),
+    "stage": lambda world, node: world.agents[node].advance_stage(),
+    "beat": lambda world, node: world.beat(node),
+    "kubelet": lambda world, node: world.kubelet(node),
+    "lose": lambda world, node: world.drbd.lose(node),
+    "complete": lambda world, _: world.drbd.complete(),
+    "break_disk": lambda world, node: world.drbd.break_disk(node),
+    "replace_disk": lambda world, node: world.drbd.replace_disk(node),
+    "power_cut": _power_cut,
+    "power": _power,
+    "stop": _stop,
+    "continue": _continue,
+    "api_down": _api_down,
+    "api_up": _api_up,
+    "kill_agent": _kill_agent,
+    "start_agent": _start_agent,
+    "differs": _differs,
+    "schedule": _schedule,
+    **{f"write{how}": _write(how) for how in range(4)},
+}
+
+
+def _operator_down(world: World, index: int) -> None:
+    world.operators[index].restart()
+    world.operators[index].alive = False
+
+
+def _operator_up(world: World, index: int) -> None:
+    world.operators[index].alive = True
+
+
+def _lose_write(world: World, index: int) -> None:
+    del world.api.flight[index]
+
+
+def _tick(world: World, _: int) -> None:
+    world.tick += 1
+
+
+def _end_pod(world: World, _: int) -> None:
+    world.api.pod = None
+
+
+def _attach(world: World, _: int) -> None:
+    world.api.published = world.api.pod.node if world.api.pod else ""
+
+
+def _cut(world: World, _: int) -> None:
+    world.drbd.cable = False
+
+
+def _mend(world: World, _: int) -> None:
+    world.drbd.cable = True
+
+
+def _readdress(world: World, _: int) -> None:
+    world.applied = dict.fromkeys(NODES, Applied.ADDRESS)
+
+
+def _latch(world: World, _: int) -> None:
+    world.drbd.latched = True
+
+
+def _delete(world: World, _: int) -> None:
+    world.api.deleting = True
+
+
+ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
+    "sync": lambda world, index: world.operators[index].sync(),
+    "act": lambda world, index: world.operators[index].act(),
+    "deliver": lambda world, index: world.api.deliver(index),
+    "touch": lambda world, _: world.api.touch(),
+    "meet": lambda world, _: world.drbd.meet(),
+    "copy": lambda world, _: world.drbd.copy(),
+    "operator_down": _operator_down,
+    "operator_up": _operator_up,
+    "lose_write": _lose_write,
+    "tick": _tick,
+    "end_pod": _end_pod,
+    "attach": _attach,
+    "cut": _cut,
+    "mend": _mend,
+    "readdress": _readdress,
+    "latch": _latch,
+    "delete": _delete,
+}

@@ -1,0 +1,175 @@
+"""The rules, each taken away in turn: what the decisions would be without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from unittest.mock import patch
+
+from twinvault_core import failover, fence, replication, replication_record
+from twinvault_core.failover import Loss
+from twinvault_core.fence import CasOutcome, FenceAnswer, FenceExit, Promotion
+from twinvault_core.model import ReplicationRecord
+from twinvault_core.replication_record import Made
+from twinvault_core.replication_state import Disk
+from twinvault_core.replication_view import ReplicationView, Step, StepKind
+
+from .agent import Decisions
+from .kernel import USABLE
+
+
+@contextmanager
+def without_r1() -> Iterator[Decisions]:
+    """The primary goes on alone without having said so in the record."""
+
+    def answer(
+        node: str,
+        record: ReplicationRecord | None,
+        disk: Disk,
+        outcome: CasOutcome | None = None,
+    ) -> FenceAnswer:
+        if record is not None and record.primary == node and disk in USABLE:
+            return FenceAnswer(FenceExit.PEER_OUTDATED, "Alone", "without writing it")
+        return fence.decide_fence_answer(node, record, disk, outcome)
+
+    yield Decisions(fence=answer)
+
+
+@contextmanager
+def without_r2() -> Iterator[Decisions]:
+    """Whoever is left takes over, in sync or not."""
+    rules = {name: rule for name, rule in replication_record.RULES.items() if name != "R2"}
+    with patch.object(replication_record, "RULES", rules):
+        yield Decisions()
+
+
+@contextmanager
+def without_r2_at_promotion() -> Iterator[Decisions]:
+    """A replica is promoted because a pod wants it, whatever the record says."""
+
+    def promote(*_: object) -> Promotion:
+        return Promotion(True, "Wanted", "a pod wants it")
+
+    def answer(
+        node: str,
+        record: ReplicationRecord | None,
+        disk: Disk,
+        outcome: CasOutcome | None = None,
+    ) -> FenceAnswer:
+        mine = replace(record, primary=node, in_sync=record.in_sync | {node}) if record else None
+        return fence.decide_fence_answer(node, mine, disk, outcome)
+
+    yield Decisions(promotion=promote, fence=answer)
+
+
+@contextmanager
+def without_r3() -> Iterator[Decisions]:
+    """A write that was not answered counts as done."""
+
+    def answer(
+        node: str,
+        record: ReplicationRecord | None,
+        disk: Disk,
+        outcome: CasOutcome | None = None,
+    ) -> FenceAnswer:
+        hoped = CasOutcome.WON if outcome is CasOutcome.UNANSWERED else outcome
+        return fence.decide_fence_answer(node, record, disk, hoped)
+
+    yield Decisions(fence=answer)
+
+
+@contextmanager
+def without_serial() -> Iterator[Decisions]:
+    """Nothing is written when the record says already that the peer is not in sync."""
+
+    def answer(
+        node: str,
+        record: ReplicationRecord | None,
+        disk: Disk,
+        outcome: CasOutcome | None = None,
+    ) -> FenceAnswer:
+        if record is not None and record.primary == node and record.in_sync == {node}:
+            return FenceAnswer(FenceExit.PEER_OUTDATED, "Alone", "it is said already")
+        return fence.decide_fence_answer(node, record, disk, outcome)
+
+    yield Decisions(fence=answer)
+
+
+@contextmanager
+def without_link_evidence() -> Iterator[Decisions]:
+    """A silent agent is enough for a failover."""
+    real = failover.choose_loss
+
+    def loss(*evidence: object) -> Loss:
+        found = real(*evidence)  # type: ignore[arg-type]
+        return Loss.NODE if found is Loss.AGENT else found
+
+    with patch.object(failover, "choose_loss", loss):
+        yield Decisions()
+
+
+@contextmanager
+def without_lease_evidence() -> Iterator[Decisions]:
+    """A link that is down is enough for a failover."""
+    real = failover.choose_loss
+
+    def loss(primary: object, own: object, other: object) -> Loss:
+        report = getattr(other, "replication_status", None)
+        if report is not None and report.link_down:
+            return Loss.NODE
+        return real(primary, own, other)  # type: ignore[arg-type]
+
+    with patch.object(failover, "choose_loss", loss):
+        yield Decisions()
+
+
+@contextmanager
+def with_anyone_adding() -> Iterator[Decisions]:
+    """A replica that finds itself equal says so in the record itself."""
+    rules = {
+        name: rule
+        for name, rule in replication_record.RULES.items()
+        if name not in ("OnlyThePrimary", "DropsAnother")
+    }
+
+    def add(record: ReplicationRecord, by: str) -> Made:
+        return replication_record.add_in_sync(record, by, by)
+
+    def step(view: ReplicationView) -> Step:
+        found = replication.decide_replication_step(view)
+        record, drbd = view.record, view.drbd
+        if record is None or drbd is None or view.node in record.in_sync or not drbd.in_sync:
+            return found
+        made = add(record, view.node)
+        if not isinstance(made, ReplicationRecord) or found.kind is not StepKind.NOTHING:
+            return found
+        return Step(StepKind.ADD_IN_SYNC, "Equal", "says the replica itself", write=made)
+
+    with patch.object(replication_record, "RULES", rules):
+        yield Decisions(step=step)
+
+
+@contextmanager
+def with_the_record_read_last() -> Iterator[Decisions]:
+    """In sync by what the kernel showed before the record was read: see ``add_in_sync``."""
+    seen: dict[str, ReplicationView] = {}
+
+    def step(view: ReplicationView) -> Step:
+        late, seen[view.node] = seen.get(view.node, view), view
+        return replication.decide_replication_step(replace(view, drbd=late.drbd))
+
+    yield Decisions(step=step)
+
+
+MUTATIONS: dict[str, Callable[[], AbstractContextManager[Decisions]]] = {
+    "R1": without_r1,
+    "R2 when the record moves": without_r2,
+    "R2 when a replica is promoted": without_r2_at_promotion,
+    "R3": without_r3,
+    "serial": without_serial,
+    "link down": without_link_evidence,
+    "lease expired": without_lease_evidence,
+    "only the primary adds": with_anyone_adding,
+    "the record is read first": with_the_record_read_last,
+}

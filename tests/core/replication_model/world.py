@@ -1,0 +1,259 @@
+"""Everything at once: two kernels, two agents, two operators, the API, pods; and what must hold.
+
+``actions()`` names what can happen now; ``do()`` lets it happen and checks every invariant. After
+any course ``heal()`` takes all faults away and demands that the volume works again at both sites.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twinvault_core.failover_view import Swap
+from twinvault_core.fence import FenceExit
+from twinvault_core.model import ReplicationRecord, ReplicationStatus
+from twinvault_core.replication_state import Disk
+from twinvault_core.replication_view import Applied, Step, StepKind
+
+from .agent import Agent, Decisions, is_blank
+from .api import Api, Report
+from .drbd import Drbd
+from .events import ELSEWHERE, ON_NODE, Action, list_actions
+from .kernel import BLOCKS, NODES, USABLE, Write, other
+from .operator import EXPIRED_TICKS, Operator
+
+
+class ViolationError(AssertionError):
+    """One of the invariants does not hold."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """For how long a node's agent has renewed no Lease, and whether it had a link then."""
+
+    silent_ticks: int
+    saw_link: bool
+
+
+class World:
+    """One volume, everybody who works on it, and what is true of it."""
+
+    api: Api
+    drbd: Drbd
+    agents: dict[str, Agent]
+    operators: list[Operator]
+    decisions: Decisions
+
+    def __init__(self, decisions: Decisions | None = None, *, ready: bool = True) -> None:
+        self.decisions = decisions or Decisions()
+        self.api = Api(self._record_changed)
+        self.drbd = Drbd(self._acknowledged)
+        self.acknowledged = dict.fromkeys(BLOCKS, 0)
+        self.staged, self.app = dict.fromkeys(NODES, False), dict.fromkeys(NODES, False)
+        self.api_up = dict.fromkeys(NODES, True)
+        self.applied = dict.fromkeys(NODES, Applied.SAME)
+        self.agents = {node: Agent(self, node) for node in NODES}
+        self.operators = [Operator(self), Operator(self)]
+        self.tick = 0
+        self.renewed = dict.fromkeys(NODES, 0)
+        self.saw_link = dict.fromkeys(NODES, False)
+        self.trace: list[Action] = []
+        self.steps: set[StepKind] = set()
+        if ready:
+            self.heal()
+
+    # -- what must hold --------------------------------------------------------------------------
+
+    def check(self) -> None:
+        self._check_every_write_is_held()
+        able = [n for n in NODES if self.drbd.can_acknowledge(n)]
+        if len(able) > 1:
+            raise ViolationError("two primaries that can both acknowledge")
+        for node in NODES:
+            if self.drbd.kernels[node].diverged:
+                raise ViolationError("the replicas diverged")
+
+    def _check_every_write_is_held(self) -> None:
+        """Whoever the record allows to be primary, and the kernel too, misses nothing."""
+        for node in self.api.record.in_sync:
+            image = self.drbd.images[node]
+            if image.state not in USABLE or image.broken or self.agents[node].detached:
+                continue
+            for block, number in self.acknowledged.items():
+                if image.blocks[block] < number:
+                    raise ViolationError(f"{node} may become primary and misses write {number}")
+
+    def _acknowledged(self, node: str, write: Write, alone: bool) -> None:
+        self.acknowledged[write.block] = max(self.acknowledged[write.block], write.number)
+        if alone:
+            # R1, at the very moment of the acknowledgement.
+            self._check_every_write_is_held()
+
+    def _record_changed(self, before: ReplicationRecord, after: ReplicationRecord, by: str) -> None:
+        if after.serial != before.serial + 1:
+            raise ViolationError("a write of the record that did not count")
+        if after.primary != before.primary:
+            if by or after.epoch != before.epoch + 1 or after.primary not in before.in_sync:
+                raise ViolationError("R2: primary without being in sync, or not by the operator")
+        elif after.epoch != before.epoch:
+            raise ViolationError("the epoch moved without a new primary")
+
+    def check_step(self, step: Step) -> None:
+        if not step.reason or not step.message:
+            raise ViolationError("a decision that does not say why")
+        self.steps.add(step.kind)
+
+    def heard(self) -> dict[str, Heard]:
+        """The truth, at the moment that an operator looks."""
+        return {node: Heard(self.tick - self.renewed[node], self.saw_link[node]) for node in NODES}
+
+    def check_failover(self, swap: Swap, heard: dict[str, Heard]) -> None:
+        """A failover had its evidence: one is silent, and the other saw the link down."""
+        lost = swap.before.primary
+        if swap.reason == "DiskLost":
+            return
+        if heard[lost].silent_ticks < EXPIRED_TICKS:
+            raise ViolationError(f"{lost} was given up while its agent was heard")
+        if heard[other(lost)].saw_link:
+            raise ViolationError(f"{lost} was given up while its link was up")
+
+    def check_eviction(self, node: str) -> None:
+        if self.api.record.primary == node:
+            raise ViolationError(f"the pod on {node} was evicted without its volume being fenced")
+
+    # -- what the actors may do to the world -----------------------------------------------------
+
+    def resume(self, node: str) -> None:
+        self.drbd.resume(node)
+
+    def answer(self, node: str, question: int, exit_code: FenceExit) -> None:
+        self.drbd.answer(node, question, exit_code)
+
+    def may_stage(self, node: str) -> bool:
+        pod = self.api.pod
+        here = pod is not None and pod.node == node and self.api.published == node
+        return here and not self.staged[node] and self.api_up[node]
+
+    def promote(self, node: str) -> bool:
+        return self.drbd.ask_promotion(node)
+
+    def mount(self, node: str) -> None:
+        kernel = self.drbd.kernels[node]
+        if kernel.primary and not kernel.frozen:
+            self.staged[node] = self.app[node] = True
+
+    def unmount(self, node: str) -> None:
+        kernel = self.drbd.kernels[node]
+        if not self.app[node] and not kernel.frozen and not kernel.pending:
+            self.staged[node] = False
+
+    def beat(self, node: str) -> None:
+        """What has changed is reported first, then the Lease is renewed."""
+        kernel = self.drbd.kernels[node]
+        state = kernel.observe()
+        status = ReplicationStatus()
+        if state is not None:
+            status = ReplicationStatus(
+                state.connection,
+                state.sync,
+                state.role,
+                state.disk,
+                state.peer_disk,
+                frozen=kernel.frozen,
+            )
+        blank = is_blank(self.drbd.images[node])
+        self.api.reports[node] = Report(status, self.staged[node], blank)
+        self.api.lease[node] += 1
+        self.renewed[node], self.saw_link[node] = self.tick, kernel.link is not None
+
+    def kubelet(self, node: str) -> None:
+        """Containers that ended start again; a pod that is not wanted here any more ends."""
+        pod = self.api.pod
+        if pod is not None and pod.node == node:
+            self.app[node] = self.staged[node]
+            return
+        self.app[node] = self.app[node] and self.drbd.kernels[node].frozen
+        self.unmount(node)
+        if not self.staged[node] and self.api.published == node:
+            self.api.published = ""
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def actions(self) -> list[Action]:
+        return list_actions(self)
+
+    def do(self, action: Action) -> None:
+        """Let it happen; ViolationError when something does not hold after it."""
+        name, subject = action
+        self.trace.append(action)
+        if isinstance(subject, str):
+            ON_NODE[name](self, subject)
+        else:
+            ELSEWHERE[name](self, subject)
+        self.check()
+
+    # -- all faults end --------------------------------------------------------------------------
+
+    def heal(self, rounds: int = 80) -> None:
+        """With every fault gone the volume must come to work again, by itself."""
+        self.drbd.cable = True
+        for node in NODES:
+            self.drbd.running[node], self.drbd.stopped[node] = True, False
+            self.drbd.replace_disk(node)
+            self.api_up[node] = self.agents[node].alive = True
+        for operator in self.operators:
+            operator.alive = True
+        for _ in range(rounds):
+            self._fair_round()
+            if self._is_whole():
+                return
+        raise ViolationError(f"stuck: {self._describe()}")
+
+    def _fair_round(self) -> None:
+        for action in (("tick", 0), ("sync", 0), ("act", 0), ("sync", 1), ("act", 1)):
+            self.do(action)
+            self._deliver_all()
+        for node in NODES:
+            for name in ("loop", "fence", "stage"):
+                for _ in range(4):
+                    getattr(self.agents[node], f"advance_{name}")()
+                    self._deliver_all()
+                    self.check()
+            for name in ("kubelet", "beat"):
+                self.do((name, node))
+        self._kernels_go_on()
+        if self.api.pod is not None and not self.api.published:
+            self.do(("attach", 0))
+        if self.api.pod is None and not self.api.published and not self.api.deleting:
+            target = NODES[self.drbd.counter % 2]
+            if target not in self.api.marked:
+                self.do(("schedule", target))
+
+    def _deliver_all(self) -> None:
+        while self.api.flight:
+            self.do(("deliver", 0))
+
+    def _kernels_go_on(self) -> None:
+        for node in NODES:
+            if self.drbd.notices_loss(node):
+                self.do(("lose", node))
+        if self.drbd.can_meet():
+            self.do(("meet", 0))
+        for _ in BLOCKS:
+            self.do(("copy", 0))
+        for node in NODES:
+            self.do(("complete", node))
+            if self.app[node]:
+                self.do(("write3", node))
+
+    def _is_whole(self) -> bool:
+        kernels = self.drbd.kernels
+        if self.api.deleting:
+            return not any(k.up for k in kernels.values())
+        one, two = (self.drbd.images[n] for n in NODES)
+        equal = one.blocks == two.blocks and one.state is two.state is Disk.UP_TO_DATE
+        record = self.api.record
+        serving = self.app[record.primary] and kernels[record.primary].is_serving()
+        return equal and serving and record.in_sync == set(NODES)
+
+    def _describe(self) -> str:
+        return f"{self.api.record} {[vars(k) for k in self.drbd.kernels.values()]} {vars(self.api)}"
