@@ -98,6 +98,8 @@ class Drbd:
     def reattach(self, node: str, *, fresh: bool = False) -> None:
         """While connected the two negotiate at once; otherwise the next handshake does."""
         kernel = self.kernels[node]
+        if kernel.link is not None and not self.linked():
+            return  # it waits for the peer's answer
         if kernel.link is None:
             kernel.wants_link = False
         self.attach(node, fresh=fresh)

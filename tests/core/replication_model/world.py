@@ -189,6 +189,7 @@ class World:
             ON_NODE[name](self, subject)
         else:
             ELSEWHERE[name](self, subject)
+        self.drbd.refresh()
         self.check()
 
     # -- all faults end --------------------------------------------------------------------------
