@@ -334,9 +334,13 @@ def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -
         return None
     done = f"{drbd.resync.done_percent:.0f} %" if drbd.resync else "beginning"
     patience = STALLED_OBSERVATIONS if mine else 2 * STALLED_OBSERVATIONS
-    if view.stalled < patience or lifeline:
+    if view.stalled < patience:
         return Step(StepKind.NOTHING, "Resyncing", f"resync with {view.peer}: {done}")
     reason, why = "ResyncStalled", f"the resync stands still at {done}"
+    if lifeline:
+        text = f"{why}, and the pod lives on this link: pausing and resuming it; if that does not"
+        text += " help, drain the pod to the other node"
+        return Step(StepKind.RESTART_SYNC, reason, text)
     # A primary that is itself the target is not counted on by anybody: it may cut at once.
     cut = (
         None if mine and view.node not in record.in_sync else _cut_first(view, record, reason, why)

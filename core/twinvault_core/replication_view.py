@@ -111,8 +111,10 @@ class StepKind(StrEnum):
     FENCE_THEN_RESUME = "FenceThenResume"
     """Write ``write``; only when won mark the peer outdated and resume-io."""
     GIVE_UP_FROZEN_IO = "GiveUpFrozenIo"
-    """Note ``detached`` durably, detach --force, resume-io: frozen I/O ends in errors. Only in this
-    order, and only while still frozen."""
+    """Note ``detached`` durably, disconnect --force, detach --force, resume-io: frozen I/O ends in
+    errors. Only in this order, and only while still frozen. Disconnected, because a primary without
+    a disk that met its peer again would write through it, and the image that is attached later
+    would not know: it might then be taken for the newer one."""
     END_PODS = "EndPods"
     """Kill the processes that have the volume open on this node."""
     UNMOUNT = "Unmount"
@@ -123,6 +125,8 @@ class StepKind(StrEnum):
     disconnect first, and a later step connects."""
     RECONNECT = "Reconnect"
     """Disconnect and connect, so that a resync starts anew."""
+    RESTART_SYNC = "RestartSync"
+    """pause-sync, then resume-sync, where a primary without good data needs the link meanwhile."""
     ADJUST = "Adjust"
     """Apply the spec; an address change disconnects and connects."""
     HOLD = "Hold"

@@ -98,6 +98,14 @@ EVENTS: dict[str, tuple[Step, StepKind]] = {
     "resync started, record flatters": (decide(BOTH, SOURCE), K.DROP_FROM_SYNC),
     "resync goes on": (decide(ALONE, SOURCE), K.NOTHING),
     "resync latched": (decide(ALONE, SOURCE, stalled=STALLED_OBSERVATIONS), K.RECONNECT),
+    "resync latched, primary lives on the link": (
+        decide(
+            LEFT,
+            replace(WELL, disk=Disk.INCONSISTENT, sync=SyncState.SYNC_TARGET),
+            stalled=STALLED_OBSERVATIONS,
+        ),
+        K.RESTART_SYNC,
+    ),
     "resync latched, seen by the target": (
         decide(ALONE, TARGET, NOT, node="b", stalled=STALLED_OBSERVATIONS),
         K.NOTHING,

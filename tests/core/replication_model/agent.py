@@ -163,6 +163,7 @@ class Agent:
     def _do_give_up_frozen_io(self, _: Step, kernel: Kernel) -> None:
         if kernel.frozen:
             self.detached = True
+            self.world.drbd.force_disconnect(self.node)
             self.world.drbd.force_detach(self.node)
             self.world.drbd.resume(self.node)
 
@@ -184,6 +185,9 @@ class Agent:
         self.different, self.stalled = 0, 0
         self._connect_anew()
         self.world.drbd.latched = False
+
+    def _do_restart_sync(self, _: Step, __: Kernel) -> None:
+        self.stalled, self.world.drbd.latched = 0, False
 
     def _do_adjust(self, _: Step, __: Kernel) -> None:
         if self.world.applied[self.node] is Applied.ADDRESS:

@@ -145,6 +145,12 @@ class Drbd:
         self.disconnect(node)
         self.kernels[node] = Kernel(node, self.images[node])
 
+    def force_disconnect(self, node: str) -> None:
+        """Without a word to the peer, which finds the link lost."""
+        kernel = self.kernels[node]
+        kernel.wants_link = False
+        self._unlink(kernel)
+
     def force_detach(self, node: str) -> None:
         kernel = self.kernels[node]
         if kernel.attached:
