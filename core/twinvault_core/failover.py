@@ -71,7 +71,7 @@ def plan_node_failover(view: NodeView) -> tuple[FailoverStep, ...]:
     fenced = find_fenced(view)
     evictions = _plan_eviction(view, me, fenced)
     mark: tuple[FailoverStep, ...] = ()
-    if me.expired and not me.marked and (swaps or fenced):
+    if me.expired and not me.marked and (swaps or evictions):
         text = f"its Lease ran out; silent for {me.silent_seconds:.1f} s"
         mark = (MarkLost(me.name, text, choose_retry(view.attempt)),)
     back = () if me.expired else _plan_return(view, me)
@@ -209,7 +209,7 @@ def _plan_eviction(
         return tuple(steps)
     gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
     steps += [DeleteVolumeAttachment(a, text, epochs[a.volume], retry) for a in gone]
-    if fenced and not staying and not me.tainted and _all_fenced(view, fenced):
+    if steps and not staying and not me.tainted and _all_fenced(view, fenced):
         steps.insert(0, Taint(me.name, "every volume that it had is served elsewhere", retry))
     return tuple(steps)
 
