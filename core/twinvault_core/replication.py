@@ -60,6 +60,9 @@ def _leave(view: ReplicationView) -> Step:
     if counted_on and drbd.connected and drbd.peer_role is DrbdRole.PRIMARY:
         text = "the primary must first say that this replica is not in sync any more"
         return Step(StepKind.NOTHING, "CountedOn", text)
+    if drbd.primary and view.is_frozen:
+        text = "nobody uses it; what is frozen ends in errors, as a frozen primary is not demoted"
+        return Step(StepKind.GIVE_UP_FROZEN_IO, "Removed", text)
     if drbd.primary:
         return Step(StepKind.DEMOTE, "Removed", "nobody uses it; it is being removed")
     return Step(StepKind.DOWN, "Removed", "it is being removed")

@@ -182,6 +182,7 @@ EVENTS: dict[str, tuple[Step, StepKind]] = {
     ),
     "deleted while used": (decide(BOTH, WELL, deleting=True), K.NOTHING),
     "deleted, primary": (decide(BOTH, WELL, NOT, deleting=True), K.DEMOTE),
+    "deleted, frozen": (decide(ALONE, FROZEN, NOT, deleting=True), K.GIVE_UP_FROZEN_IO),
     "deleted in a resync": (decide(ALONE, TARGET, NOT, node="b", deleting=True), K.DOWN),
     "removed while counted on": (decide(BOTH, ASIDE, NOT, node="b", spec=None), K.NOTHING),
     "deleted, down": (decide(None, None, NOT, deleting=True), K.NOTHING),
