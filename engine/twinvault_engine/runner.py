@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,17 +90,17 @@ def run(
 
     At the deadline the program's whole process group is killed.
     """
-    with _start(argv) as process:
-        try:
-            stdout, stderr = process.communicate(stdin, timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            _kill_group(process)
-            raise CommandError(
-                argv,
-                Failure.TIMEOUT,
-                f"{argv[0]} did not end within {timeout_seconds:g} s and was killed"
-                f" (asked: {' '.join(argv)}); look for a hung device in the node's kernel log",
-            ) from None
+    process = _start(argv)
+    try:
+        stdout, stderr = process.communicate(stdin, timeout=timeout_seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+        raise CommandError(
+            argv,
+            Failure.TIMEOUT,
+            f"{argv[0]} did not end within {timeout_seconds:g} s and was killed"
+            f" (asked: {' '.join(argv)}); look for a hung device in the node's kernel log",
+        ) from None
     if process.returncode in accept:
         return Output(stdout, stderr, process.returncode)
     said = (stderr.strip() or stdout.strip())[-_OUTPUT_IN_MESSAGE:]
@@ -135,8 +136,13 @@ def _start(argv: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def _kill_group(process: subprocess.Popen[str]) -> None:
-    """SIGKILL the group; a program stuck in the kernel is left behind, not waited for."""
+    """SIGKILL the group; a program stuck in the kernel is left to a thread that reaps it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
+    try:
         process.communicate(timeout=KILL_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        threading.Thread(target=process.wait, name=f"reap-{process.pid}", daemon=True).start()

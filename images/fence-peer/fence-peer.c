@@ -9,8 +9,6 @@
  * Ours: one line goes to the agent, "HANDLER WHAT FAMILY ADDRESS", its answer is our exit code.
  * Not ours: we become the previous program. Whatever is unsure ends with 1: I/O stays frozen,
  * which is safe, and the agent finishes the question later.
- *
- * Static, no heap, no locale: it runs while the host may be short of everything.
  */
 #include <ctype.h>
 #include <fcntl.h>
@@ -34,7 +32,7 @@ static long long now_milliseconds(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* A plain word: nothing that could leave a directory or break the line. */
+/* Nothing that could leave a directory or break the line. */
 static int is_word(const char *text)
 {
     size_t length = strlen(text);
@@ -55,13 +53,11 @@ static int path_in(char *out, const char *directory, const char *name)
 static int find_own_directory(char *out)
 {
     ssize_t length = readlink("/proc/self/exe", out, PATH_MAX - 1);
-    if (length <= 0)
+    while (length > 0 && out[length - 1] != '/')
+        length--;
+    if (length <= 1)
         return 0;
-    out[length] = '\0';
-    char *slash = strrchr(out, '/');
-    if (!slash)
-        return 0;
-    *slash = '\0';
+    out[length - 1] = '\0';
     return 1;
 }
 
@@ -85,10 +81,7 @@ static int become_previous(const char *directory, char **argv)
     if (!path_in(path, directory, "previous"))
         return UNSURE;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return UNSURE;
-    ssize_t length = read(fd, previous, sizeof previous - 1);
-    close(fd);
+    ssize_t length = fd < 0 ? -1 : read(fd, previous, sizeof previous - 1);
     if (length <= 0)
         return UNSURE;
     previous[length] = '\0';
@@ -142,11 +135,11 @@ int main(int argc, char **argv)
     int ours = is_ours(directory, argv[2]);
     if (ours == 0)
         return become_previous(directory, argv);
+    if (ours < 0 || !is_word(argv[1]))
+        return UNSURE;
     const char *family = getenv("DRBD_PEER_AF"), *address = getenv("DRBD_PEER_ADDRESS");
     family = family && is_word(family) ? family : "-";
     address = address && is_word(address) ? address : "-";
-    if (ours < 0 || !is_word(argv[1]))
-        return UNSURE;
     snprintf(line, sizeof line, "%s %s %s %s\n", argv[1], argv[2], family, address);
     int code = ask_agent(directory, line, deadline);
     if (!strcmp(argv[1], "fence-peer"))

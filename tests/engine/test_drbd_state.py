@@ -67,7 +67,8 @@ minor:1000 helper:before-resync-target status:0
 2026-11-23T12:07:05.292955+00:00 change peer-device name:tv-pg peer-node-id:0 conn-name:peer \
 volume:0 replication:SyncTarget
 """
-# The protocol's letter is a blank in the last one, which is StandAlone.
+# The protocol's letter is a blank in the last one, which is StandAlone. The one in the middle is
+# put together from the kernel's format, not captured.
 PROC = """\
 version: 8.4.11 (api:1/proto:86-101)
 srcversion: DA6B55A41DED5E58CDBAB30

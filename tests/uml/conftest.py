@@ -34,9 +34,9 @@ def metro() -> Iterator[Metro]:
 
 @pytest.fixture
 def faulty() -> Iterator[Metro]:
-    """Two kernels of a test's own, whose disks can be told to fail."""
+    """Two kernels of a test's own: their disks may fail and their power be cut."""
     with kernels.running() as running:
-        made = Metro(running, fault_disks=True)
+        made = Metro(running)
         try:
             yield made
         finally:

@@ -28,6 +28,7 @@ from twinvault_core.model import (
     VolumeMode,
     VolumeReplica,
 )
+from twinvault_engine import steps
 from twinvault_engine.agent.fence_server import FenceServer, Question
 from twinvault_engine.drbd_events import DrbdEvents
 from twinvault_engine.drbd_state import Resource
@@ -98,6 +99,10 @@ class Driver:
 
     def observe(self, name: str) -> dict[str, Any]:
         return describe_replica(self.engine.replication.observe_replica(POOL, name))
+
+    def recover(self) -> None:
+        found = self.engine.recover()
+        assert not found.left_alone, found.left_alone
 
     def act(self, name: str, act: str) -> None:
         self.engine.replication.act(POOL, name, Act(act))
@@ -247,5 +252,26 @@ async def main() -> None:
         task.add_done_callback(tasks.discard)
 
 
+def once(method: str, arguments: str, index: str) -> None:
+    """One call in a process that is killed (SIGKILL) at its step number ``index``; the step's name
+    is printed before. An error is told and ends it with 1.
+    """
+    driver = Driver()
+    count = 0
+
+    def hook(name: str) -> None:
+        nonlocal count
+        if count == int(index):
+            print(name, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    steps.install(hook)
+    getattr(driver, method)(**json.loads(arguments))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    if sys.argv[1:2] == ["once"]:
+        once(*sys.argv[2:5])
+    else:
+        asyncio.run(main())

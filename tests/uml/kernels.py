@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from e2e.lab import exec_channel, node, process
+from e2e.lab import data_disk, exec_channel, node, process
 from e2e.lab.command import run, succeeds
 from e2e.lab.config import ROOT, Location, Node, Settings
 from e2e.lab.disk import Disks, disks_of, ensure_blank, make_ext4
@@ -128,25 +128,12 @@ class Kernels:
                 timeout_seconds=10,
             )
 
-    def make_fault_disk(self, one: Node) -> str:
-        """Path of a device over the data disk that can be told to fail."""
-        script = (
-            "modprobe dm-flakey\n"
-            'dmsetup create fault --table "0 $(blockdev --getsz /dev/ubdb) flakey /dev/ubdb 0 1 0"'
-        )
-        self.sh(one, script)
-        return "/dev/dm-0"
-
     def fail_disk(self, one: Node) -> None:
-        """From now on every read and write of that device ends in an error."""
-        self._load(one, "flakey /dev/ubdb 0 0 1")
+        """From now on every read and write of the data disk ends in an error."""
+        data_disk.apply(one, failing=True)
 
     def repair_disk(self, one: Node) -> None:
-        self._load(one, "flakey /dev/ubdb 0 1 0")
-
-    def _load(self, one: Node, table: str) -> None:
-        load = f'dmsetup load fault --table "0 $(blockdev --getsz /dev/ubdb) {table}"'
-        self.sh(one, f"{load}\ndmsetup suspend --noflush --nolockfs fault\ndmsetup resume fault")
+        data_disk.apply(one, failing=False)
 
     def power_cut(self, one: Node) -> None:
         node.kill(self.settings, one)

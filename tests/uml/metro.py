@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+from e2e.lab import data_disk
 from e2e.lab.config import Node
 from e2e.lab.progress import wait_until
 from tests.uml.driver import Driver
@@ -20,19 +23,15 @@ SNAPSHOT_IMAGE = "/var/lib/twinvault/pools/fast/snapshots/{}/data.img"
 class Metro:
     """Both kernels with an engine each; ``east`` and ``west`` are the engines."""
 
-    def __init__(self, kernels: Kernels, *, fault_disks: bool = False) -> None:
+    def __init__(self, kernels: Kernels) -> None:
         self.kernels = kernels
         self._minor = 1000
-        self._device = "/dev/ubdb"
-        if fault_disks:
-            self._device = kernels.make_fault_disk(EAST)
-            kernels.make_fault_disk(WEST)
         self.east, self.west = (self.start_engine(node) for node in BOTH)
 
     def start_engine(self, node: Node) -> Driver:
         """A new engine in a kernel, as a newly started agent has it."""
         driver = Driver(self.kernels, node)
-        driver.call("pool", device=self._device)
+        driver.call("pool", device=data_disk.DEVICE)
         driver.call("serve")
         return driver
 
@@ -121,6 +120,17 @@ class Metro:
 
     def path(self, name: str) -> str:
         return f"/var/lib/kubelet/{name}"
+
+    def killed_at(self, driver: Driver, index: int, method: str, **arguments: Any) -> str | None:
+        """Name of the step at which a process of its own, doing the call, was killed; None when it
+        had fewer steps and ended well.
+        """
+        argv = ["python3", "/run/host/python/inside.py", "once", method, json.dumps(arguments)]
+        done = self.kernels.exec(driver.node, [*argv, str(index)])
+        if done.returncode == -signal.SIGKILL:
+            return done.text.strip()
+        done.check()
+        return None
 
     def close(self) -> None:
         for driver in self.both:
@@ -225,7 +235,8 @@ for number in range(int(sys.argv[3]), 10**9):
 import os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY)
 first, last, size = (int(word) for word in sys.argv[2:5])
-lost = [n for n in range(max(first, last + 1 - size // 4096), last + 1)
+# The number after the last may be written already, over the oldest, without having been told.
+lost = [n for n in range(max(first, last + 2 - size // 4096), last + 1)
         if int.from_bytes(os.pread(fd, 8, n * 4096 % size), "little") != n]
 print(len(lost), lost[:5])
 """
