@@ -208,15 +208,21 @@ def _own_disk(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState)
 def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step:
     # Connected without a disk this side says so, and the primary's agent can act on it.
     kind = _connect_or_wait(drbd)
-    if record.primary != view.node:
+    if record.primary != view.node and record.in_sync != {view.node}:
         text = "the disk here failed; the primary's agent takes it out of the record first"
         return Step(kind, "DiskFailed", text)
     # Whatever a verify found before: the peer's disk serves the pod now, and is all there is.
-    settled = view.peer in record.in_sync or not drbd.syncing
-    if drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and settled:
+    # One that the record does not count on is believed only by a primary that never stopped: its
+    # kernel connects to no data older than what the pod has seen.
+    believed = view.peer in record.in_sync or (drbd.primary and not drbd.syncing)
+    serves = drbd.connected and drbd.peer_disk is Disk.UP_TO_DATE and believed
+    if serves and record.primary == view.node:
         text = f"the disk here is {drbd.disk.value}; only the other replica holds every write"
         made = leave_in_sync(record, view.node, view.peer)
         return _write(StepKind.LEAVE_IN_SYNC, "DiskFailed", text, made)
+    if drbd.disk.gone and record.in_sync == {view.node} and view.image_ready:
+        text = "the image here alone holds every write: attaching it again as it is"
+        return Step(StepKind.REATTACH, "OnlyCopy", text)
     text = (
         "the disk here failed and the other replica is not reached or not in sync: bring the other"
         " node or the link back"

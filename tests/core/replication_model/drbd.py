@@ -70,6 +70,7 @@ class Drbd:
     def break_disk(self, node: str) -> None:
         """The image gives an error: detached at once, nothing of it can be read again."""
         image = self.images[node]
+        self.kernels[node].exposed = image.generation
         image.broken, image.state, image.generation = True, Disk.INCONSISTENT, None
         image.blocks = dict.fromkeys(BLOCKS, 0)
         image.ancestors, image.dirty, image.crashed_primary = set(), set(), False
@@ -153,6 +154,7 @@ class Drbd:
 
     def force_detach(self, node: str) -> None:
         kernel = self.kernels[node]
+        kernel.exposed = kernel.image.generation
         if kernel.attached:
             kernel.image.dirty |= {w.block for w in kernel.pending.values()}
         kernel.attached = False
@@ -257,6 +259,9 @@ class Drbd:
             one.wants_link = two.wants_link = False
             return
         source, full = self._choose_source(one, two)
+        if self._is_older(one, two) or self._is_older(two, one):
+            one.wants_link = two.wants_link = False
+            return
         if isinstance(source, str):
             one.wants_link = two.wants_link = False
             one.diverged = two.diverged = True
@@ -272,6 +277,14 @@ class Drbd:
         self._agree(one, two, source, target, full)
         self.refresh()
         self.complete()
+
+    def _is_older(self, diskless: Kernel, peer: Kernel) -> bool:
+        """A primary without a disk connects to no data older than what its pod has seen."""
+        if not diskless.primary or diskless.attached or diskless.exposed is None:
+            return False
+        image = peer.image
+        known = diskless.exposed == image.generation or diskless.exposed in image.ancestors
+        return peer.attached and not known
 
     def _choose_source(self, one: Kernel, two: Kernel) -> tuple[Kernel | str | None, bool]:
         if not one.attached or not two.attached:

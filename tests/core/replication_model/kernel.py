@@ -65,6 +65,7 @@ class Kernel:
         self.promoting = False
         self.alone = False
         self.diverged = False
+        self.exposed: int | None = None
         self.pending: dict[int, Write] = {}
 
     @property
