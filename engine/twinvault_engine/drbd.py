@@ -113,6 +113,19 @@ def apply_config(handle: Handle) -> None:
     _adm(handle, "bringing up", "adjust", timeout_seconds=LONG_SECONDS)
 
 
+def make_diskless(handle: Handle) -> None:
+    """Make resource and device in the kernel and leave them without disk and connection; nothing
+    to do for what is there.
+    """
+    present = observe(handle.resource)
+    if present is None:
+        step("drbd new resource")
+        _adm(handle, "making the resource of", "new-resource")
+    if present is None or present.minor < 0:
+        step("drbd new minor")
+        _adm(handle, "making the device of", "new-minor")
+
+
 def attach(handle: Handle) -> None:
     """Attach the local disk; nothing to do when it is."""
     state = _require(handle).state
@@ -128,12 +141,43 @@ def connect(handle: Handle) -> None:
         _adm(handle, "connecting", "connect")
 
 
+def connect_discarding(handle: Handle) -> None:
+    """As ``connect``, and let the peer's data win where both have writes of their own. Only when a
+    person gave up the writes here, and never while primary.
+    """
+    state = _require(handle).state
+    if state.primary:
+        raise FailedPreconditionError(
+            f"volume {handle.volume_id} is primary here; its writes are not discarded"
+        )
+    if state.connection is Connection.STANDALONE:
+        step("drbd connect, discarding own writes")
+        argv = ["drbdadm", "-c", str(handle.file), "--", "--discard-my-data", "connect"]
+        _run(f"connecting {handle.volume_id}", [*argv, handle.resource], SHORT_SECONDS)
+
+
 def disconnect(handle: Handle) -> None:
     """Leave the peer. On a primary this is as if the link was cut: the fence question comes."""
     present = observe(handle.resource)
     if present is not None and present.state.connection is not Connection.STANDALONE:
         step("drbd disconnect")
         _adm(handle, "disconnecting", "disconnect")
+
+
+def force_disconnect(handle: Handle) -> None:
+    """Leave the peer without a word to it; it finds the link lost."""
+    present = observe(handle.resource)
+    if present is not None and present.state.connection is not Connection.STANDALONE:
+        step("drbd disconnect by force")
+        argv = ["drbdadm", "-c", str(handle.file), "--", "--force", "disconnect"]
+        _run(f"disconnecting {handle.volume_id}", [*argv, handle.resource], SHORT_SECONDS)
+
+
+def restart_sync(handle: Handle) -> None:
+    """Pause a resync that stands still and let it go on, without cutting the link."""
+    for act in ("pause-sync", "resume-sync"):
+        step(f"drbd {act}")
+        _setup(f"{act} of {handle.volume_id}", act, *handle.by_peer)
 
 
 def down(handle: Handle) -> None:

@@ -31,7 +31,7 @@ _LOCKS = Path("/run/lock")
 _MODPROBE_SECONDS = 30.0
 _HELPER = "fence-peer"
 _PREVIOUS = "previous"
-_OURS = "ours"
+MARKS = "ours"
 SOCKET = "fence.sock"
 
 
@@ -105,7 +105,7 @@ class FenceHelper:
                 " use a shorter data directory"
             )
         durable.make_directory(self._directory)
-        durable.make_directory(self._directory / _OURS)
+        durable.make_directory(self._directory / MARKS)
         self._copy(source)
         configured = self.observe_configured()
         if configured == str(self.path):
@@ -163,7 +163,7 @@ class FenceHelper:
 
         Only when no resource here is ours, and only if the module still calls ours.
         """
-        if any((self._directory / _OURS).glob("*")) or self.observe_configured() != str(self.path):
+        if any((self._directory / MARKS).glob("*")) or self.observe_configured() != str(self.path):
             return False
         with suppress(OSError):
             previous = (self._directory / _PREVIOUS).read_text().strip()
@@ -175,7 +175,7 @@ class FenceHelper:
     def mark(self, resource: str, minor: int) -> None:
         """From now on calls about this resource are ours. To be done before it is configured."""
         for name in (resource, f"minor-{minor}"):
-            path = self._directory / _OURS / name
+            path = self._directory / MARKS / name
             if not path.exists():
                 path.touch()
                 durable.fsync_directory(path.parent)
@@ -184,4 +184,4 @@ class FenceHelper:
         """To be done after the resource is gone from the kernel."""
         for name in (resource, f"minor-{minor}"):
             with suppress(FileNotFoundError):
-                (self._directory / _OURS / name).unlink()
+                (self._directory / MARKS / name).unlink()

@@ -13,7 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinvault_core.errors import DataAtRiskError, InUseError, NotFoundError, TwinvaultError
+from twinvault_core.errors import (
+    DataAtRiskError,
+    FailedPreconditionError,
+    InUseError,
+    NotFoundError,
+    TwinvaultError,
+)
 from twinvault_core.model import FirstSync, ReplicationSpec
 from twinvault_core.replication_state import Disk, Resync
 
@@ -54,9 +60,17 @@ class Replicas:
         self._helper_source = helper_source
         self.fence = FenceHelper(data.fence)
 
-    def ensure(self, pool: PoolDirectory, volume_id: str, spec: ReplicationSpec) -> ReplicaFacts:
+    def ensure(
+        self,
+        pool: PoolDirectory,
+        volume_id: str,
+        spec: ReplicationSpec,
+        *,
+        diskless: bool = False,
+    ) -> ReplicaFacts:
         """Make and bring up our half. What is up already is only told of changed settings: whoever
-        disconnected or detached it did so on purpose.
+        disconnected or detached it did so on purpose. ``diskless``: what is not up is made without
+        its disk and its connection.
 
         InUseError when it is staged without replication: it becomes replicated when it is not.
         """
@@ -67,8 +81,29 @@ class Replicas:
         if record.metadata is Metadata.CREATING:
             record = self._make_metadata(directory, record, version)
         self.ensure_helper()
-        self._ensure_up(directory, record, version)
+        self._ensure_up(directory, record, version, diskless=diskless)
         return self.observe(pool, volume_id)
+
+    def renew_metadata(self, pool: PoolDirectory, volume_id: str) -> None:
+        """Let the next ``ensure`` make the metadata anew, so that a resync copies everything. Only
+        without a disk: FailedPreconditionError while it is attached. Nothing to do for a volume
+        that is not replicated here.
+        """
+        directory = pool.volume(volume_id)
+        record = drbd_journal.load(directory)
+        if record is None or record.metadata is Metadata.CREATING:
+            return
+        present = None
+        if drbd_kernel.observe_version():
+            present = drbd.observe(resource_name(volume_id))
+        if present is not None and present.state.disk is not Disk.DISKLESS:
+            raise FailedPreconditionError(
+                f"volume {volume_id} is attached here ({present.state.disk}); its metadata is made"
+                " anew only while it is not"
+            )
+        # The file has been applied to the old metadata: it must be applied again.
+        self._file(volume_id).unlink(missing_ok=True)
+        drbd_journal.save(directory, record, metadata=Metadata.CREATING)
 
     def _ensure_record(
         self, directory: Path, volume_id: str, spec: ReplicationSpec
@@ -110,7 +145,9 @@ class Replicas:
         durable.fsync_file(path)
         return drbd_journal.save(directory, record, metadata=Metadata.READY)
 
-    def _ensure_up(self, directory: Path, record: ReplicaRecord, version: str) -> None:
+    def _ensure_up(
+        self, directory: Path, record: ReplicaRecord, version: str, *, diskless: bool
+    ) -> None:
         data, metadata = directory / DATA_FILE, directory / META_FILE
         if not metadata.exists():
             raise DataAtRiskError(
@@ -131,7 +168,10 @@ class Replicas:
         # applies is repeated in full.
         applying = handle.file.with_suffix(".applying")
         durable.write_text(applying, text)
-        drbd.apply_config(replace(handle, file=applying))
+        if diskless:
+            drbd.make_diskless(replace(handle, file=applying))
+        else:
+            drbd.apply_config(replace(handle, file=applying))
         step("name resource file")
         durable.rename(applying, handle.file)
 

@@ -17,12 +17,12 @@ from twinvault_core.model import ReplicationSpec
 from twinvault_core.replication_state import Disk
 
 from . import drbd, drbd_kernel
-from .attachment import observe_attachment
 from .drbd_quiesce import Hold, Quiescer
 from .drbd_replica import ReplicaFacts, Replicas
 from .journal import DATA_FILE
 from .layout import DataDirectory, PoolDirectory
-from .pods import kill_pods, parse_pod_uids
+from .local_use import VolumeUse, end_pods, observe_use
+from .staged_record import StagedRecords
 from .volume import grow_where_mounted
 
 
@@ -35,10 +35,12 @@ class Act(StrEnum):
     DEMOTE = "demote"
     ATTACH = "attach"
     CONNECT = "connect"
+    CONNECT_DISCARDING = "connect_discarding"
     DISCONNECT = "disconnect"
     OUTDATE = "outdate"
     INVALIDATE = "invalidate"
     VERIFY = "verify"
+    RESTART_SYNC = "restart_sync"
 
 
 _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
@@ -48,10 +50,12 @@ _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
     Act.DEMOTE: drbd.demote,
     Act.ATTACH: drbd.attach,
     Act.CONNECT: drbd.connect,
+    Act.CONNECT_DISCARDING: drbd.connect_discarding,
     Act.DISCONNECT: drbd.disconnect,
     Act.OUTDATE: drbd.outdate,
     Act.INVALIDATE: drbd.invalidate,
     Act.VERIFY: drbd.verify,
+    Act.RESTART_SYNC: drbd.restart_sync,
 }
 
 
@@ -76,6 +80,7 @@ class Replication:
         self._find_pool = find_pool
         self.replicas = replicas
         self._quiescer = Quiescer(data.frozen)
+        self._records = StagedRecords(data.staged)
         self._cgroup_root = cgroup_root
 
     def ensure_module(self) -> str:
@@ -100,11 +105,25 @@ class Replication:
         """Give the module its former helper back if no volume here is replicated any more."""
         self.replicas.restore_helper()
 
-    def ensure_replica(self, pool: str, volume_id: str, spec: ReplicationSpec) -> ReplicaFacts:
-        """Make this node's half and bring it up: attached and looking for its peer. A half that is
-        up is only told of changed settings. See ``Replicas.ensure`` for errors.
+    def ensure_replica(
+        self, pool: str, volume_id: str, spec: ReplicationSpec, *, diskless: bool = False
+    ) -> ReplicaFacts:
+        """Make this node's half and bring it up: attached and looking for its peer, or neither when
+        ``diskless``. A half that is up is only told of changed settings. See ``Replicas.ensure``.
         """
-        return self.replicas.ensure(self._find_pool(pool), volume_id, spec)
+        return self.replicas.ensure(self._find_pool(pool), volume_id, spec, diskless=diskless)
+
+    def renew_metadata(self, pool: str, volume_id: str) -> None:
+        """What failed is copied anew as a whole: see ``Replicas.renew_metadata``."""
+        self.replicas.renew_metadata(self._find_pool(pool), volume_id)
+
+    def observe_use(self, pool: str, volume_id: str) -> VolumeUse:
+        """Which pods have it here, and where it is staged."""
+        return observe_use(self._find_pool(pool).volume(volume_id), self._records)
+
+    def end_pods(self, pool: str, volume_id: str) -> None:
+        """SIGKILL to the pods that have it here; see ``local_use.end_pods``."""
+        end_pods(self._find_pool(pool).volume(volume_id), self._cgroup_root)
 
     def observe_replica(self, pool: str, volume_id: str) -> ReplicaFacts:
         """NotFoundError when the volume is not replicated here."""
@@ -131,8 +150,8 @@ class Replication:
 
     def fail_frozen_io(self, pool: str, volume_id: str) -> None:
         """Nobody hears a late acknowledgement from a primary that lost: its pods are killed, then
-        its frozen writes end. The volume has no disk here afterwards and is still Primary; once it
-        is unstaged, ``rejoin`` brings it back.
+        its frozen writes end. The volume has no disk and no link here afterwards and is still
+        Primary; once it is unstaged it is attached again. Nothing to do when it is not frozen.
 
         The order is what keeps R1. 1. A write that was in flight when the link was lost may be
         whole on the local disk  2. detach and resume end it, and DRBD counts it as a success for
@@ -140,11 +159,14 @@ class Replication:
         nobody may be left who could see 2. FailedPreconditionError or DeadlineError when that
         cannot be made sure; everything stays frozen then.
         """
-        directory = self._find_pool(pool)
-        handle = self.replicas.handle(directory, volume_id)
-        attached = observe_attachment(directory.volume(volume_id) / DATA_FILE)
-        if attached is not None:
-            kill_pods(parse_pod_uids(m.path for m in attached.mounts), self._cgroup_root)
+        handle = self.replicas.handle(self._find_pool(pool), volume_id)
+        present = drbd.observe(handle.resource)
+        if present is None or not present.state.frozen:
+            return
+        self.end_pods(pool, volume_id)
+        # Not to meet its peer as a primary without a disk: it would write through it, and the
+        # image that is attached later would not know.
+        drbd.force_disconnect(handle)
         drbd.force_detach(handle)
         present = drbd.observe(handle.resource)
         if present is not None and present.state.suspended:

@@ -8,17 +8,55 @@ from dataclasses import replace
 from typing import Any
 
 from twinvault_core.agent_api import Expand, Publish, Stage, Stats, Unpublish, Unstage
-from twinvault_core.errors import DataAtRiskError, InUseError, NoSpaceError, NotFoundError
+from twinvault_core.errors import (
+    DataAtRiskError,
+    FailedPreconditionError,
+    InUseError,
+    NoSpaceError,
+    NotFoundError,
+)
 from twinvault_core.model import (
     DeviceState,
     PoolSpec,
     PoolState,
     PoolStatus,
+    ReplicationSpec,
     VolumeMode,
     VolumeReplica,
 )
 from twinvault_core.sizing import GIB
+from twinvault_engine.drbd_replica import ReplicaFacts
 from twinvault_engine.facts import DeviceFacts, Recovery, SnapshotFacts, VolumeFacts
+from twinvault_engine.local_use import VolumeUse
+
+
+class NoReplication:
+    """A node whose kernel has no DRBD. ``staged``: staging path by volume."""
+
+    def __init__(self) -> None:
+        self.staged: dict[str, str] = {}
+
+    def ensure_module(self) -> str:
+        raise FailedPreconditionError("the kernel has no DRBD; install the module `drbd`")
+
+    def observe_replica(self, pool: str, volume_id: str) -> ReplicaFacts:
+        raise NotFoundError(f"{volume_id} is not replicated here")
+
+    def ensure_replica(
+        self, pool: str, volume_id: str, spec: ReplicationSpec, *, diskless: bool = False
+    ) -> ReplicaFacts:
+        self.ensure_module()
+        raise AssertionError("not reached")
+
+    def observe_use(self, pool: str, volume_id: str) -> VolumeUse:
+        return VolumeUse((), self.staged.get(volume_id, ""))
+
+    def open(self, volume_id: str) -> str:
+        """Promote a replicated volume; its device, empty for one that is not."""
+        return ""
+
+    def close(self, volume_id: str) -> None:
+        """Demote it."""
 
 
 class FakeStorage:
@@ -32,6 +70,7 @@ class FakeStorage:
         self.calls: list[str] = []
         self.before: Callable[[str, str], None] | None = None
         self.capacity_bytes = 100 * GIB
+        self.replication: Any = NoReplication()
         self._lock = threading.Lock()
 
     def _enter(self, call: str, subject: str = "") -> None:
@@ -105,7 +144,13 @@ class FakeStorage:
         return tuple(v for v in self.volumes.values() if v.pool == pool)
 
     def ensure_snapshot(
-        self, pool: str, snapshot_id: str, volume_id: str, volume_uid: str
+        self,
+        pool: str,
+        snapshot_id: str,
+        volume_id: str,
+        volume_uid: str,
+        *,
+        quiesced: bool = False,
     ) -> SnapshotFacts:
         self._enter("ensure_snapshot", snapshot_id)
         volume = self.volumes.get((pool, volume_id))
@@ -144,12 +189,15 @@ class FakeStorage:
     def stage(self, request: Stage, *, pool: str = "", volume_uid: str = "") -> dict[str, Any]:
         self._enter("stage", request.volume_id)
         key = self._find(request.volume_id)
-        device = "/dev/loop7"
+        device = self.replication.open(request.volume_id) or "/dev/loop7"
+        self.replication.staged[request.volume_id] = request.staging_path
         self.volumes[key] = replace(self.volumes[key], device_path=device, in_use=True)
         return {"devicePath": device}
 
     def unstage(self, request: Unstage) -> dict[str, Any]:
         self._enter("unstage", request.volume_id)
+        self.replication.close(request.volume_id)
+        self.replication.staged.pop(request.volume_id, None)
         key = self._find(request.volume_id)
         self.volumes[key] = replace(self.volumes[key], device_path="", in_use=False)
         return {}

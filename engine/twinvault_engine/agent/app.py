@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from importlib import metadata
 
 from prometheus_client import generate_latest
@@ -19,7 +19,9 @@ from twinvault_kube.informer import Informer
 from twinvault_kube.kinds import SNAPSHOTS, STORAGE_NODES, VOLUME_REPLICAS
 from twinvault_kube.lease import LeaseKeeper, LeaseName
 
+from ..drbd_events import DrbdEvents, OnChange
 from .config import AgentConfig
+from .drbd_feed import DrbdSource
 from .event_queue import EventQueue
 from .instance import only_agent
 from .locks import VolumeLocks
@@ -29,6 +31,7 @@ from .node_view import NodeMemory, NodeView
 from .objects import StatusWriter, timestamp
 from .orphans import OrphanKeeper
 from .replica_reconciler import ReplicaReconciler
+from .replication_service import ReplicationService
 from .requests import BY_VOLUME, RequestHandler
 from .snapshot_reconciler import SnapshotReconciler
 from .socket_server import SocketServer
@@ -65,14 +68,23 @@ def needs_work(obj: Json | None) -> Hashable:
 class Agent:
     """``run`` works until it is cancelled."""
 
-    def __init__(self, config: AgentConfig, client: KubeClient, storage: Storage) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        client: KubeClient,
+        storage: Storage,
+        *,
+        record_client: KubeClient | None = None,
+        make_events: Callable[[OnChange], DrbdSource] = DrbdEvents,
+    ) -> None:
         self._config, self._client, self._storage = config, client, storage
+        self._record_client, self._make_events = record_client or client, make_events
         self._node_key = Key(Subject.NODE, config.node_name)
         self.view = NodeView(config.node_name)
         self.queue = WorkQueue(self._handle)
         self._seen: dict[Key, Hashable] = {}
         self._registry = new_registry()
-        meter = OperationMetrics(self._registry)
+        meter = self._meter = OperationMetrics(self._registry)
         self._threads = StorageThreads(config.engine_threads, meter, "engine")
         self._socket_threads = StorageThreads(config.socket_threads, meter, "socket")
         self._make_informers()
@@ -106,6 +118,21 @@ class Agent:
         locks = self.locks = VolumeLocks()
         source = EventSource("twinvault-agent", config.node_name)
         self._events = EventQueue(EventRecorder(client, source))
+        self.replication = ReplicationService(
+            config,
+            client,
+            self._record_client,
+            storage,
+            self.replicas,
+            self._events,
+            locks,
+            self.view,
+            threads,
+            self._meter,
+            self._registry,
+            on_down=self._replica_down,
+            make_events=self._make_events,
+        )
         writer = StatusWriter(client, VOLUME_REPLICAS, self.replicas, timestamp)
         self._replica_reconciler = ReplicaReconciler(
             client, self.replicas, writer, self._events, storage, threads, locks, self.view
@@ -126,6 +153,7 @@ class Agent:
             agent_version=agent_version(),
             informers_synced=lambda: self.replicas.synced and self.snapshots.synced,
             on_pools=self._add_all,
+            observe_replication=self.replication.observe_node,
         )
 
     def _make_servers(self) -> None:
@@ -153,6 +181,7 @@ class Agent:
             self.locks,
             self.view,
             self.replicas,
+            self.replication,
             on_change=self._volume_touched,
         )
         self._socket = SocketServer(config.socket_path, handler.handle)
@@ -173,8 +202,9 @@ class Agent:
 
         1. The node's lock: before it may act, this agent must be the only one.
         2. Recover: what an earlier life left frozen hangs applications, so it comes next.
-        3. The socket: unmounting must work even when the API server is away.
-        4. Pools, then replicas and snapshots; the queue's handlers wait for the pools.
+        3. The kernel's questions: whoever is frozen for the loss of a peer waits for an answer.
+        4. The socket: unmounting must work even when the API server is away.
+        5. Pools, then replicas and snapshots; the queue's handlers wait for the pools.
         """
         await self._status_server.start()
         try:
@@ -185,6 +215,7 @@ class Agent:
 
     async def _work(self) -> None:
         await self._recover()
+        await self.replication.start()
         await self._socket.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -194,12 +225,14 @@ class Agent:
                     self.snapshots.run(),
                     self._lease.run(),
                     self._events.run(),
+                    self.replication.run(),
                     self._start_queue(),
                     self._observe_now_and_then(),
                 ):
                     group.create_task(part)
         finally:
             await self._socket.close()
+            await self.replication.stop()
             await asyncio.to_thread(self._threads.close)
             await asyncio.to_thread(self._socket_threads.close)
 
@@ -232,9 +265,14 @@ class Agent:
             case Subject.NODE:
                 return await self._node_reconciler.reconcile(key.name)
             case Subject.REPLICA:
-                return await self._replica_reconciler.reconcile(key.name)
+                try:
+                    return await self._replica_reconciler.reconcile(key.name)
+                finally:
+                    self.replication.replica_touched(key.name)
             case Subject.SNAPSHOT:
                 return await self._snapshot_reconciler.reconcile(key.name)
+            case Subject.REPLICATION:
+                raise AssertionError("replication has a queue of its own")
 
     def _add_all(self) -> None:
         for name in list(self.replicas.store):
@@ -263,7 +301,11 @@ class Agent:
             return
         if obj is not None:
             self.queue.add(key)
-        elif isinstance(before, tuple) and not self._replica_reconciler.forget(before[0]):
+            # Beside it: a volume that moved on must not wait for slow work on its image.
+            self.replication.replica_touched(name)
+            return
+        self.replication.replica_gone(name, name.partition(".")[0])
+        if isinstance(before, tuple) and not self._replica_reconciler.forget(before[0]):
             # Somebody else let it go: its data may still be here.
             self._node_reconciler.expect_orphans()
             self.queue.add(self._node_key)
@@ -275,7 +317,12 @@ class Agent:
         if self._changed(key, sign) and obj is not None:
             self.queue.add(key)
 
+    def _replica_down(self, name: str) -> None:
+        """It is out of the kernel: what waited for that goes on now."""
+        self.queue.add(Key(Subject.REPLICA, name))
+
     def _volume_touched(self, volume_id: str) -> None:
+        self.replication.volume_touched(volume_id)
         for obj in self.replicas.find(BY_VOLUME, volume_id):
             self.queue.add(Key(Subject.REPLICA, VolumeReplica.parse(obj).meta.name))
 

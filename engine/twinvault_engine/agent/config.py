@@ -30,6 +30,9 @@ class AgentConfig:
     observe_seconds: float = 20.0
     engine_threads: int = 6
     socket_threads: int = 8
+    replication_threads: int = 4
+    node_address: str = ""
+    """Where other nodes reach this one; empty while Kubernetes does not tell."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AgentConfig:
@@ -51,6 +54,7 @@ class AgentConfig:
             lease_duration_seconds=_number(environment, "TWINVAULT_LEASE_DURATION_SECONDS", 10.0),
             lease_renew_seconds=_number(environment, "TWINVAULT_LEASE_RENEW_SECONDS", 2.5),
             observe_seconds=_number(environment, "TWINVAULT_OBSERVE_SECONDS", 20.0),
+            node_address=environment.get("NODE_ADDRESS") or "",
         )
 
 

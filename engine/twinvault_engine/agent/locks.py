@@ -13,6 +13,11 @@ def volume_key(volume_id: str) -> str:
     return f"volume {volume_id}"
 
 
+def record_key(volume_id: str) -> str:
+    """For reading the replication record, deciding, and writing it: moments, never slow work."""
+    return f"record of volume {volume_id}"
+
+
 def snapshot_key(snapshot_id: str) -> str:
     return f"snapshot {snapshot_id}"
 

@@ -30,11 +30,14 @@ async def serve(config: AgentConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     engine = Engine(config.data_dir, config.node_name, config.kubelet_dir)
     client = KubeClient.from_environment(user_agent="twinvault-agent")
+    # Replication records have connections of their own: a fence question stands in no line.
+    records = KubeClient.from_environment(user_agent="twinvault-agent-records")
     try:
-        agent = Agent(config, client, engine)
+        agent = Agent(config, client, engine, record_client=records)
         await _until(stop, agent.run())
     finally:
         await client.close()
+        await records.close()
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

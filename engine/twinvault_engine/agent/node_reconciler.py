@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,13 @@ class NodeReconciler:
         agent_version: str,
         informers_synced: Callable[[], bool],
         on_pools: Callable[[], None],
+        observe_replication: Callable[[], Awaitable[Mapping[str, Any]]],
     ) -> None:
         self._client, self._informer, self._writer = client, informer, writer
         self._events, self._storage, self._threads = events, storage, threads
         self._view, self._memory, self._keeper = view, memory, orphans
         self._agent_version, self._informers_synced = agent_version, informers_synced
-        self._on_pools = on_pools
+        self._on_pools, self._observe_replication = on_pools, observe_replication
         self._ensured: dict[str, PoolSpec] = {}
         self._devices: tuple[DeviceFacts, ...] = ()
         self._block_names: list[str] | None = None
@@ -197,6 +198,7 @@ class NodeReconciler:
             devices=self._devices,
             pools=pools,
             orphans=self._format_orphans(node),
+            replication=await self._observe_replication(),
             now=self._writer.clock(),
         )
         step("write status of the node")

@@ -16,6 +16,7 @@ from twinvault_kube.kinds import SNAPSHOTS, VOLUME_REPLICAS
 
 from ..facts import SnapshotFacts, VolumeFacts
 from .locks import VolumeLocks, snapshot_key, volume_key
+from .safety_clones import is_resync_clone
 from .storage import Storage, StorageThreads
 
 
@@ -72,6 +73,12 @@ def choose_orphans(
     spoken = {(r.pool, r.volume, r.volume_uid) for r in replicas}
     # Whose data it is that cannot be read is not known: a replica of its name may own it.
     names = {(pool, volume) for pool, volume, _ in spoken}
+    snapshots = [
+        s
+        for s in snapshots
+        # One that the agent itself took before a resync goes with the volume, or before.
+        if not (is_resync_clone(s) and (s.pool, s.volume_id, s.volume_uid) in spoken)
+    ]
     orphans = [
         Orphan(v.pool, v.volume_id, v.volume_uid, v.size_bytes, problem=v.problem)
         for v in volumes

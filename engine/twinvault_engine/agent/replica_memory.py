@@ -19,7 +19,8 @@ from ..steps import step
 class Remembered:
     """``disk_failed`` and ``detached`` as in ``ReplicationView``. ``snapshotted``: the own image
     was cloned since it diverged or fell behind. ``equal_epoch``: the last epoch in which both were
-    seen in sync; what a person gave up before counts as done then.
+    seen in sync; what a person gave up before counts as done then. ``attached_boot``: the boot in
+    which the image was last seen attached: only then a missing disk is one that failed.
     """
 
     volume_uid: str
@@ -27,6 +28,7 @@ class Remembered:
     detached: bool = False
     snapshotted: bool = False
     equal_epoch: int = 0
+    attached_boot: str = ""
 
 
 class ReplicaMemory:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from twinvault_core.errors import TwinvaultError
+from twinvault_core.errors import BusyError, NotFoundError, TwinvaultError
 from twinvault_core.model import ReplicaState, VolumeReplica
 from twinvault_core.names import FINALIZER_REPLICA
 from twinvault_core.replica_plan import (
@@ -149,9 +149,24 @@ class ReplicaReconciler:
 
     def _act(self, replica: VolumeReplica) -> VolumeFacts | None:
         if replica.meta.deleting:
+            self._require_down(replica)
             self._storage.erase_volume(replica.pool, replica.volume, replica.volume_uid)
             return None
         return self._storage.ensure_volume(replica)
+
+    def _require_down(self, replica: VolumeReplica) -> None:
+        """Its data goes when it is out of the kernel: a primary elsewhere may count on it, and
+        only the record tells (see ``ReplicationReconciler``).
+        """
+        try:
+            facts = self._storage.replication.observe_replica(replica.pool, replica.volume)
+        except NotFoundError:
+            return
+        if facts.resource is not None:
+            raise BusyError(
+                f"the replica of {replica.volume} is taken out of its replication first; see"
+                " status.replication"
+            )
 
     async def _tell(self, obj: Json, replica: VolumeReplica, outcome: Outcome) -> None:
         if outcome.plan.action is ReplicaAction.RELEASE:

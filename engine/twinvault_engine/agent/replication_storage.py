@@ -9,14 +9,13 @@ from twinvault_core.model import ReplicationSpec
 from ..drbd_quiesce import Hold
 from ..drbd_replica import ReplicaFacts
 from ..local_use import VolumeUse
-from ..replication import Act, FencePaths
+from ..replication import Act
 
 
 class ReplicationStorage(Protocol):
     """``pool`` arguments are names of mounted pools. Blocking; for the storage threads."""
 
     def ensure_module(self) -> str: ...
-    def fence_paths(self) -> FencePaths: ...
     def ensure_helper(self) -> None: ...
     def restore_helper(self) -> None: ...
     def ensure_replica(

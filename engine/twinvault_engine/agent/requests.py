@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twinvault_core.agent_api import (
     Expand,
@@ -23,6 +23,7 @@ from twinvault_kube.informer import Informer
 
 from .locks import VolumeLocks, volume_key
 from .node_view import NodeView
+from .promotion import Promoter
 from .storage import Storage, StorageThreads
 
 BY_VOLUME = "volume"
@@ -30,6 +31,15 @@ BY_VOLUME = "volume"
 LOCK_WAIT_SECONDS = 2.0
 """How long a request waits for the reconciler to finish with its volume."""
 Answer = dict[str, Any]
+
+
+class Replicated(Protocol):
+    """What of replication the requests ask; see ``ReplicationService``."""
+
+    @property
+    def promoter(self) -> Promoter: ...
+    def is_marked(self, volume_id: str) -> bool: ...
+    def refuse_frozen(self, volume_id: str) -> None: ...
 
 
 class RequestHandler:
@@ -44,9 +54,11 @@ class RequestHandler:
         locks: VolumeLocks,
         view: NodeView,
         replicas: Informer,
+        replication: Replicated,
         *,
         on_change: Callable[[str], None],
     ) -> None:
+        self._replication = replication
         self._storage, self._threads, self._locks = storage, threads, locks
         self._view, self._replicas, self._on_change = view, replicas, on_change
 
@@ -59,10 +71,14 @@ class RequestHandler:
             # Reads only: a slow one must not make a mount wait.
             return await self._run(request.operation, partial(self._storage.stats, request))
         work = self._choose_work(request)
+        if isinstance(request, Stage | Unstage | Expand):
+            self._replication.refuse_frozen(volume_id)
         doing = f"a {request.operation} call is in flight"
         keys = [volume_key(volume_id)]
         async with self._locks.hold(keys, doing, wait_seconds=LOCK_WAIT_SECONDS):
             try:
+                if isinstance(request, Stage):
+                    await self._allow_stage(request)
                 return await self._run(request.operation, work)
             finally:
                 # After a failure too: it may have come as far as attaching.
@@ -97,6 +113,17 @@ class RequestHandler:
         return partial(
             self._storage.stage, request, pool=replica.pool, volume_uid=replica.volume_uid
         )
+
+    async def _allow_stage(self, request: Stage) -> None:
+        """A replicated volume is staged only on the record's word; with its lock held."""
+        replica = self._find_replica(request.volume_id)
+        if replica is not None and replica.replication is not None:
+            await self._replication.promoter.allow(replica)
+        elif self._replication.is_marked(request.volume_id):
+            raise UnavailableError(
+                f"volume {request.volume_id} is replicated here, and the API server has not told"
+                " yet whether it still is and by whom; try again"
+            )
 
     def _find_replica(self, volume_id: str) -> VolumeReplica | None:
         """None while the API server was never reached: then the disk alone decides."""

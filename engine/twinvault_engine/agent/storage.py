@@ -13,6 +13,7 @@ from twinvault_core.errors import ErrorCode, TwinvaultError
 from twinvault_core.model import PoolSpec, PoolStatus, VolumeReplica
 
 from ..facts import DeviceFacts, Recovery, SnapshotFacts, VolumeFacts
+from .replication_storage import ReplicationStorage
 
 T = TypeVar("T")
 
@@ -20,6 +21,8 @@ T = TypeVar("T")
 class Storage(Protocol):
     """The part of ``Engine`` that the agent needs; see there for what each call promises."""
 
+    @property
+    def replication(self) -> ReplicationStorage: ...
     def recover(self) -> Recovery: ...
     def observe_devices(self) -> tuple[DeviceFacts, ...]: ...
     def ensure_pool(self, spec: PoolSpec, storage_cluster: str) -> PoolStatus: ...
@@ -29,7 +32,13 @@ class Storage(Protocol):
     def erase_volume(self, pool: str, volume_id: str, volume_uid: str) -> None: ...
     def list_volumes(self, pool: str) -> tuple[VolumeFacts, ...]: ...
     def ensure_snapshot(
-        self, pool: str, snapshot_id: str, volume_id: str, volume_uid: str
+        self,
+        pool: str,
+        snapshot_id: str,
+        volume_id: str,
+        volume_uid: str,
+        *,
+        quiesced: bool = False,
     ) -> SnapshotFacts: ...
     def observe_snapshot(self, pool: str, snapshot_id: str) -> SnapshotFacts | None: ...
     def erase_snapshot(self, pool: str, snapshot_id: str) -> None: ...

@@ -21,6 +21,7 @@ class Subject(StrEnum):
     NODE = "node"
     REPLICA = "replica"
     SNAPSHOT = "snapshot"
+    REPLICATION = "replication"
 
 
 class Key(NamedTuple):

@@ -1,0 +1,255 @@
+"""Two agents, one API, one pair of kernels: a replicated volume ``v`` at east-1 and west-1."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+from tests.agent.fake_drbd import MINOR, NODES, VOLUME, FakeEvents, FakeReplication, Pair
+from tests.agent.fake_storage import FakeStorage
+from tests.agent.world import NODES as NODE_OBJECTS
+from tests.agent.world import REPLICAS
+from tests.kube.fake_api import FakeApi, Json
+from twinvault_core.agent_api import Request, Stage, Unstage
+from twinvault_core.errors import UnavailableError
+from twinvault_core.model import ReplicationRecord
+from twinvault_core.names import FINALIZER_REPLICA
+from twinvault_core.sizing import GIB
+from twinvault_engine.agent.app import Agent
+from twinvault_engine.agent.config import AgentConfig
+from twinvault_kube.client import KubeClient
+from twinvault_kube.transport import Answer
+
+VOLUMES = "/apis/twinvault.io/v1alpha1/volumes"
+EAST, WEST = NODES
+UID = "uid-of-v"
+STAGING = "/var/lib/kubelet/plugins/v/globalmount"
+
+
+class Wire:
+    """One node's way to the API. ``cut``: nothing passes; ``late_seconds``: all is slow;
+    ``swallow``: writes of records arrive, their answers do not.
+    """
+
+    def __init__(self, api: FakeApi) -> None:
+        self.api = api
+        self.cut = False
+        self.swallow = False
+        self.late_seconds = 0.0
+        self.before_write: Callable[[], None] | None = None
+
+    async def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        await asyncio.sleep(self.late_seconds)
+        if self.cut:
+            raise UnavailableError("no answer from the API server: no route")
+        record_write = method == "PATCH" and target.startswith(f"{VOLUMES}/")
+        if record_write and self.before_write is not None:
+            hook, self.before_write = self.before_write, None
+            hook()
+        answer = await self.api.request(method, target, headers, body)
+        if record_write and self.swallow:
+            self.swallow = False
+            raise UnavailableError("no answer from the API server: connection reset")
+        return answer
+
+    async def stream(self, target: str, idle_seconds: float) -> AsyncGenerator[bytes]:
+        async for line in self.api.stream(target, idle_seconds):
+            while self.cut:
+                await asyncio.sleep(0.01)
+            yield line
+
+    async def close(self) -> None:
+        """Of the client."""
+
+
+class Side:
+    """One node: its storage, its way to the API, and its agent while one runs."""
+
+    def __init__(self, world: MetroWorld, node: str, directory: Path) -> None:
+        self._world, self.node = world, node
+        self.wire = Wire(world.api)
+        self.storage = FakeStorage()
+        self.drbd = FakeReplication(world.pair, node)
+        self.storage.replication = self.drbd
+        self.config = AgentConfig(
+            node_name=node,
+            pod_name=f"agent-{node}",
+            data_dir=directory / node,
+            socket_path=directory / f"{node}.sock",
+            metrics_address="127.0.0.1",
+            metrics_port=0,
+            observe_seconds=3600.0,
+            node_address="10.0.0.1",
+        )
+        world.pair.sockets[node] = self.config.data_dir / "fence" / "fence.sock"
+        self.agent: Agent | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Agent]:
+        (self.config.data_dir / "records").mkdir(parents=True, exist_ok=True)
+        client = KubeClient(self.wire)
+        agent = self.agent = Agent(
+            self.config,
+            client,
+            self.storage,
+            make_events=lambda on_change: FakeEvents(self._world.pair, self.node, on_change),
+        )
+        task = asyncio.ensure_future(agent.run())
+        try:
+            yield agent
+        finally:
+            self.agent = None
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def ask(self, request: Request) -> Json:
+        assert self.agent is not None
+        return await self.agent._socket._handle(request)
+
+    async def stage(self) -> Json:
+        """As kubelet does; a pod has it then."""
+        answer = await self.ask(Stage(VOLUME, STAGING, "Filesystem", "ext4"))
+        self.drbd.targets.append("/var/lib/kubelet/pods/x/mount")
+        return answer
+
+    async def unstage(self) -> None:
+        self.drbd.targets.clear()
+        await self.ask(Unstage(VOLUME, STAGING))
+
+    @property
+    def status(self) -> Json:
+        """``status.replication`` of this node's replica."""
+        obj = self._world.api.objects[(REPLICAS, f"{VOLUME}.{self.node}")]
+        return dict((obj.get("status") or {}).get("replication") or {})
+
+
+class MetroWorld:
+    def __init__(self, directory: Path) -> None:
+        self.api = FakeApi()
+        self.pair = Pair()
+        self.east, self.west = (Side(self, node, directory) for node in NODES)
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return (self.east, self.west)
+
+    async def create(self, *, first_sync: str = "Skip") -> None:
+        """As the operator: the nodes, the Volume with its first record, both replicas."""
+        for side in self.sides:
+            pools = [{"name": "fast", "filesystem": "xfs", "devices": {"paths": ["/dev/vdz"]}}]
+            await self.api.put(
+                NODE_OBJECTS,
+                {
+                    "apiVersion": "twinvault.io/v1alpha1",
+                    "kind": "StorageNode",
+                    "metadata": {"name": side.node},
+                    "spec": {"storageCluster": side.node[:4], "pools": pools},
+                },
+            )
+        record = ReplicationRecord(1, EAST, frozenset({EAST}), 1)
+        await self.api.put(
+            VOLUMES,
+            {
+                "apiVersion": "twinvault.io/v1alpha1",
+                "kind": "Volume",
+                "metadata": {"name": VOLUME, "uid": UID},
+                "spec": {"sizeBytes": GIB, "pool": "fast"},
+                "status": {"replication": record.to_dict()},
+            },
+        )
+        for side in self.sides:
+            await self.api.put(REPLICAS, self.replica_object(side.node, first_sync))
+
+    def replica_object(self, node: str, first_sync: str = "", epoch: int = 1) -> Json:
+        peer = WEST if node == EAST else EAST
+        replication = {
+            "minor": MINOR,
+            "port": 7000,
+            "address": "10.0.0.1" if node == EAST else "10.0.0.2",
+            "peerNode": peer,
+            "peerAddress": "10.0.0.2" if node == EAST else "10.0.0.1",
+            "epoch": epoch,
+            "firstSync": first_sync if node == EAST else "",
+        }
+        return {
+            "apiVersion": "twinvault.io/v1alpha1",
+            "kind": "VolumeReplica",
+            "metadata": {"name": f"{VOLUME}.{node}", "finalizers": [FINALIZER_REPLICA]},
+            "spec": {
+                "volume": VOLUME,
+                "volumeUID": UID,
+                "nodeName": node,
+                "storageCluster": node[:4],
+                "pool": "fast",
+                "sizeBytes": GIB,
+                "volumeMode": "Filesystem",
+                "fsType": "ext4",
+                "replication": replication,
+            },
+        }
+
+    @property
+    def record(self) -> ReplicationRecord:
+        obj = self.api.objects[(VOLUMES, VOLUME)]
+        record = ReplicationRecord.parse(obj["status"]["replication"])
+        assert record is not None
+        return record
+
+    async def set_record(self, record: ReplicationRecord) -> None:
+        """As the operator, with the hint for both agents."""
+        obj = self.api.objects[(VOLUMES, VOLUME)]
+        await self.api.put(VOLUMES, {**obj, "status": {"replication": record.to_dict()}})
+        for side in self.sides:
+            await self.change_spec(side.node, epoch=record.epoch)
+
+    async def change_spec(self, node: str, **replication: object) -> None:
+        obj = self.api.objects[(REPLICAS, f"{VOLUME}.{node}")]
+        told = {**obj["spec"]["replication"], **replication}
+        await self.api.put(REPLICAS, {**obj, "spec": {**obj["spec"], "replication": told}})
+
+    async def fail_over(self, to: str) -> None:
+        """As the operator when the primary is lost."""
+        before = self.record
+        assert to in before.in_sync
+        await self.set_record(
+            ReplicationRecord(before.epoch + 1, to, frozenset({to}), before.serial + 1)
+        )
+
+    async def until(
+        self, condition: Callable[[], object], what: str, timeout_seconds: float = 10.0
+    ) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while not condition():
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise AssertionError(f"waited {timeout_seconds} s for {what}; {self}") from None
+
+    async def until_in_sync(self) -> None:
+        await self.until(
+            lambda: (
+                self.record.in_sync == {EAST, WEST}
+                and all(side.status.get("step") == "Nothing" for side in self.sides)
+                and all(side.status.get("peerDisk") == "UpToDate" for side in self.sides)
+            ),
+            "both replicas to be in sync",
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Both agents, and a volume that is in sync."""
+        await self.create()
+        async with self.east.running(), self.west.running():
+            await self.until_in_sync()
+            yield
+
+    def __str__(self) -> str:
+        lines = [f"record {self.record}", f"answers {self.pair.answers}"]
+        for side in self.sides:
+            lines += [f"{side.node}: {side.status}", f"  told {side.drbd.told}"]
+        return "\n".join(lines)
