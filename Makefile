@@ -69,6 +69,14 @@ e2e: host venv ## Tests in the two-site lab
 	$(LAB) up
 	$(PYTEST) e2e/tests
 
+SEED ?= 1
+RUNS ?= 3
+CLASS ?= twinvault-metro
+.PHONY: faults
+faults: host venv ## Seeded faults under load: SEED=n RUNS=m, FAULT=name, CLASS=storage class
+	$(LAB) up
+	$(PYTHON) -m e2e.faults --seed $(SEED) --runs $(RUNS) --storage-class $(CLASS) $(if $(FAULT),--fault $(FAULT))
+
 .PHONY: bench
 bench: host venv ## Every figure of docs/performance.md, one JSON object each
 	$(LAB) up

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from e2e.lab import admin, faults, node, process, sites
+from e2e.lab import admin, data_disk, faults, node, process, sites
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import run
 from e2e.lab.config import Location, Node, Settings
-from e2e.lab.exec_channel import Completed
+from e2e.lab.exec_channel import Completed, listen_in_namespace
 
 
 class LabError(Exception):
@@ -48,6 +49,13 @@ class LabNode:
 
     def thaw(self) -> None:
         node.thaw(self.settings, self.plan)
+
+    def fail_disk(self) -> None:
+        """Every read and write of the data disk is an error, until mended or booted."""
+        data_disk.apply(self.plan, failing=True)
+
+    def mend_disk(self) -> None:
+        data_disk.apply(self.plan, failing=False)
 
     def is_running(self) -> bool:
         return node.is_running(self.settings, self.plan)
@@ -195,6 +203,18 @@ class Lab:
             namespace=faults.find_location(location).namespace,
             env={"KUBECONFIG": str(self.settings.admin_kubeconfig)},
         )
+
+    def listen(self, node_name: str, port: int) -> socket.socket:
+        """A UDP socket at ``observer_address(node_name)``: pods of that node reach it whatever
+        links are cut and wherever the site is dark, for it hangs on the node's own channel.
+        """
+        plan = self.node(node_name).plan
+        return listen_in_namespace(
+            plan.location.namespace, (self.observer_address(plan.name), port)
+        )
+
+    def observer_address(self, node_name: str) -> str:
+        return str(self.node(node_name).plan.management_network[1])
 
     def program(self, name: str) -> str:
         """Path of a program built for the lab, such as kubectl, helm or csi-sanity."""

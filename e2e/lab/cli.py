@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from e2e.lab import admin, cluster, faults, process, sites, status, teardown
-from e2e.lab.api import Lab, LabError
+from e2e.lab.api import Lab, LabError, LabNode
 from e2e.lab.binaries import BinariesError
 from e2e.lab.command import CommandError, in_namespace
 from e2e.lab.config import LOCATIONS, Settings
@@ -39,6 +39,14 @@ FAILURES: tuple[type[Exception], ...] = (
 """What may go wrong in the lab with a message for a person; anything else is a bug."""
 
 _TOOLS = ("kubectl", "helm")
+_NODE_ACTIONS: dict[str, Callable[[LabNode], None]] = {
+    "kill": LabNode.kill,
+    "start": LabNode.start,
+    "freeze": LabNode.freeze,
+    "thaw": LabNode.thaw,
+    "fail-disk": LabNode.fail_disk,
+    "mend-disk": LabNode.mend_disk,
+}
 _EXEC_TIMEOUT_SECONDS = 24 * 3600.0
 
 
@@ -92,8 +100,8 @@ def build_parser() -> argparse.ArgumentParser:
     command = add("exec", _exec, "run a command as root in a node")
     command.add_argument("node")
     command.add_argument("arguments", nargs=argparse.REMAINDER)
-    command = add("node", _node, "power, or hang, of one node")
-    command.add_argument("what", choices=["kill", "start", "freeze", "thaw"])
+    command = add("node", _node, "power, hang or data disk of one node")
+    command.add_argument("what", choices=[*_NODE_ACTIONS])
     command.add_argument("node")
     command = add("site", _site, "power of everything at a location")
     command.add_argument("what", choices=["kill", "start"])
@@ -157,9 +165,8 @@ def _write_to(descriptor: int) -> Callable[[bytes], object]:
 
 def _node(settings: Settings, options: argparse.Namespace) -> None:
     one = Lab(settings).node(options.node)
-    actions = {"kill": one.kill, "start": one.start, "freeze": one.freeze, "thaw": one.thaw}
     with step(f"node {options.what} {one.name}"):
-        actions[options.what]()
+        _NODE_ACTIONS[options.what](one)
 
 
 def _site(settings: Settings, options: argparse.Namespace) -> None:

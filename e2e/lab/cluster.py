@@ -6,7 +6,18 @@ import json
 from datetime import UTC, datetime
 from functools import partial
 
-from e2e.lab import admin, controlplane, faults, images, network, node, pki, services, sites
+from e2e.lab import (
+    admin,
+    controlplane,
+    data_disk,
+    faults,
+    images,
+    network,
+    node,
+    pki,
+    services,
+    sites,
+)
 from e2e.lab.binaries import ensure_binaries
 from e2e.lab.command import CommandError, tail
 from e2e.lab.config import LOCATIONS, Node, Settings
@@ -85,6 +96,7 @@ def _boot(settings: Settings, wanted: tuple[Image, ...]) -> None:
     running = [one for one in settings.nodes if node.is_running(settings, one)]
     for one in running:
         node.thaw(settings, one)
+        data_disk.apply(one, failing=False)
     sites.boot_all(settings, settings.nodes)
     # A node keeps its disks: what was built since they were made is loaded now.
     together([partial(_load_images, settings, one, wanted) for one in settings.nodes])

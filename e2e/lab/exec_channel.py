@@ -128,27 +128,8 @@ def stream_in_node(
 def connect_in_namespace(
     namespace: str, address: tuple[str, int], *, timeout_seconds: float
 ) -> socket.socket:
-    """A TCP connection made from inside a network namespace of the lab.
-
-    A socket belongs to the namespace of the thread that makes it, so a short-lived
-    thread enters the namespace; ours never leaves its own.
-    """
-    made: list[socket.socket] = []
-    errors: list[OSError] = []
-
-    def make() -> None:
-        try:
-            _enter_namespace(namespace)
-            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        except OSError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    connection = made[0]
+    """A TCP connection made from inside a network namespace of the lab."""
+    connection = _socket_in_namespace(namespace, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout_seconds)
         connection.connect(address)
@@ -158,6 +139,40 @@ def connect_in_namespace(
         connection.close()
         raise
     return connection
+
+
+def listen_in_namespace(namespace: str, address: tuple[str, int]) -> socket.socket:
+    """A bound UDP socket inside a network namespace of the lab."""
+    bound = _socket_in_namespace(namespace, socket.SOCK_DGRAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _socket_in_namespace(namespace: str, kind: socket.SocketKind) -> socket.socket:
+    """A socket belongs to the namespace of the thread that makes it, so a short-lived thread
+    enters the namespace; ours never leaves its own.
+    """
+    made: list[socket.socket] = []
+    errors: list[OSError] = []
+
+    def make() -> None:
+        try:
+            _enter_namespace(namespace)
+            made.append(socket.socket(socket.AF_INET, kind))
+        except OSError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return made[0]
 
 
 def _enter_namespace(namespace: str) -> None:

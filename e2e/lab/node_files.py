@@ -26,6 +26,7 @@ MODULES = (
     "xfs",
     "btrfs",
     "dm_mod",
+    "dm_flakey",
     "nf_conntrack",
 )
 EXEC_PORT = 7070

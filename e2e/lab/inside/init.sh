@@ -46,6 +46,11 @@ for module in $MODULES; do
     modprobe "$module" || echo "module $module cannot be loaded"
 done
 
+# The data disk lies behind a mapping that a test can make fail (data_disk.py), one MiB in, so
+# that the disk below never looks like a copy of what is on it.
+sectors=$(($(blockdev --getsz /dev/ubdb) - 2048))
+dmsetup create data --table "0 $sectors linear /dev/ubdb 2048"
+
 # 3. Control groups: no process may sit in a group that has child groups with
 #    controllers, so everything started here goes into a leaf.
 mount -t cgroup2 cgroup2 /sys/fs/cgroup

@@ -1,0 +1,123 @@
+"""A run passes only when the world is whole again and what happened may happen."""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from typing import Any
+
+import pytest
+
+from e2e.faults.acknowledged import Pause
+from e2e.faults.programs_facts import BLOCK_COUNT
+from e2e.faults.result import RunResult, render_summary
+from e2e.faults.scene import plan_objects
+from e2e.faults.table import GOES_ON_HERE, GOES_ON_THERE, WAITS
+from e2e.faults.verdict import (
+    choose_percentile,
+    choose_recovery,
+    find_silent,
+    find_unsettled,
+    judge_course,
+    normalise_leftovers,
+)
+
+
+def volume(phase: str = "Ready", degraded: str = "False", in_sync: int = 2) -> dict[str, Any]:
+    condition = {"type": "Degraded", "status": degraded, "reason": "LinkDown", "message": "cut"}
+    record = {"inSync": ["east-1", "west-1"][:in_sync]}
+    status = {"phase": phase, "conditions": [condition], "replication": record}
+    return {"metadata": {"name": "v"}, "status": status}
+
+
+def node(ready: str = "True", **spec: Any) -> dict[str, Any]:
+    status = {"conditions": [{"type": "Ready", "status": ready}]}
+    return {"metadata": {"name": "east-1"}, "spec": spec, "status": status}
+
+
+def test_all_is_well_only_with_every_node_and_every_replica() -> None:
+    assert find_unsettled([node()], [volume()], 2) == []
+    assert find_unsettled([node()], [volume(in_sync=1)], 1) == []
+    for nodes, volumes in (
+        ([node("False")], [volume()]),
+        ([node(unschedulable=True)], [volume()]),
+        ([node(taints=[{"key": "node.kubernetes.io/out-of-service"}])], [volume()]),
+        ([node()], [volume(phase="Degraded")]),
+        ([node()], [volume(degraded="True")]),
+        ([node()], [volume(in_sync=1)]),
+    ):
+        assert len(find_unsettled(nodes, volumes, 2)) == 1
+
+
+def test_standing_still_is_a_problem_after_a_minute_unless_something_says_why() -> None:
+    assert find_silent("rows", 59.0, None, "") == ""
+    assert "no condition" in find_silent("rows", 61.0, volume(), "")
+    assert find_silent("rows", 61.0, volume(degraded="True"), "") == ""
+    assert find_silent("rows", 61.0, volume(), "PodScheduled: no node") == ""
+
+
+@pytest.mark.parametrize(
+    ("expectation", "went_on", "after", "problems"),
+    [
+        (GOES_ON_THERE, True, "west-1", 0),
+        (GOES_ON_THERE, True, "east-1", 1),
+        (GOES_ON_THERE, False, "west-1", 1),
+        (GOES_ON_HERE, True, "east-1", 0),
+        (GOES_ON_HERE, True, "west-1", 1),
+        (GOES_ON_HERE, True, "", 0),
+        (WAITS, False, "west-1", 0),
+    ],
+)
+def test_where_and_whether_writes_went_on_is_judged(
+    expectation: Any, went_on: bool, after: str, problems: int
+) -> None:
+    found = judge_course(expectation, went_on=went_on, before="east-1", after=after)
+    assert len(found) == problems
+
+
+def test_another_loop_device_number_is_no_leftover_but_a_mount_is() -> None:
+    before = normalise_leftovers(["east-1 loop /dev/loop0 /p/data.img", "VolumeAttachment csi-1"])
+    after = normalise_leftovers(["east-1 loop /dev/loop3 /p/data.img", "VolumeAttachment csi-2"])
+    assert before == after
+    assert normalise_leftovers(["east-1 mount /x"]) - before
+
+
+def test_percentiles_are_values_that_were_measured() -> None:
+    values = [float(n) for n in range(1, 21)]
+    assert choose_percentile(values, 0.5) == 10.0
+    assert choose_percentile(values, 0.95) == 19.0
+    assert choose_percentile(values, 1.0) == 20.0
+    assert choose_percentile([3.0], 0.95) == 3.0
+
+
+def test_recovery_counts_from_the_fault_not_from_the_last_acknowledgement() -> None:
+    assert choose_recovery(Pause(9.0, 18.0), 10.0) == 8.0
+    assert choose_recovery(Pause(3.0, 4.0), 10.0) == 0.0
+    assert choose_recovery(Pause(9.0, inf), 10.0) == inf
+
+
+def test_a_result_is_one_line_of_json_and_a_row_of_the_table() -> None:
+    good = RunResult(1, "link-cut", True, pauses={"rows": 1.5, "blocks": 1.25})
+    bad = RunResult(2, "link-cut", True, recoveries={"rows": inf}, problems=["lost"])
+    assert "\n" not in good.to_json()
+    assert json.loads(good.to_json())["passed"] is True
+    assert json.loads(bad.to_json())["recoveries"] == {"rows": None}
+    text = render_summary([good, bad])
+    assert "link-cut  2     1       1.50/1.50/1.50" in text
+    assert "never/never/never" in text
+    assert "2 runs, 1 failed" in text
+
+
+def test_every_writer_reports_over_the_channel_of_its_own_node() -> None:
+    objects = plan_objects("twinvault-metro", {"east-1": "10.0.0.1", "west-1": "10.0.0.2"})
+    [programs] = [o for o in objects if o["kind"] == "ConfigMap"]
+    assert "east-1) OBSERVER=10.0.0.1;;" in programs["data"]["start"]
+    assert {"desk.py", "blocks.py", "start"} == set(programs["data"])
+    classes = [
+        template["spec"]["storageClassName"]
+        for o in objects
+        if o["kind"] == "StatefulSet"
+        for template in o["spec"]["volumeClaimTemplates"]
+    ]
+    assert classes == ["twinvault-metro"] * 2
+    assert BLOCK_COUNT * 4096 <= 64 << 20
