@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from tests.agent.fake_drbd import MINOR, NODES, VOLUME, FakeEvents, FakeReplication, Pair
@@ -20,7 +21,7 @@ from twinvault_core.sizing import GIB
 from twinvault_engine.agent.app import Agent
 from twinvault_engine.agent.config import AgentConfig
 from twinvault_kube.client import KubeClient
-from twinvault_kube.transport import Answer
+from twinvault_kube.transport import Answer, Transport
 
 VOLUMES = "/apis/twinvault.io/v1alpha1/volumes"
 EAST, WEST = NODES
@@ -33,7 +34,7 @@ class Wire:
     ``swallow``: writes of records arrive, their answers do not.
     """
 
-    def __init__(self, api: FakeApi) -> None:
+    def __init__(self, api: Transport) -> None:
         self.api = api
         self.cut = False
         self.swallow = False
@@ -67,13 +68,23 @@ class Wire:
 
 
 class Side:
-    """One node: its storage, its way to the API, and its agent while one runs."""
+    """One node: its storage, its way to the API, and its agent while one runs.
 
-    def __init__(self, world: MetroWorld, node: str, directory: Path) -> None:
-        self._world, self.node = world, node
-        self.wire = Wire(world.api)
+    ``observe``: the node's VolumeReplica as the API has it now.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        api: Transport,
+        node: str,
+        directory: Path,
+        observe: Callable[[], Json] = dict,
+    ) -> None:
+        self._pair, self._observe, self.node = pair, observe, node
+        self.wire = Wire(api)
         self.storage = FakeStorage()
-        self.drbd = FakeReplication(world.pair, node)
+        self.drbd = FakeReplication(pair, node)
         self.storage.replication = self.drbd
         self.config = AgentConfig(
             node_name=node,
@@ -85,7 +96,7 @@ class Side:
             observe_seconds=3600.0,
             node_address="10.0.0.1",
         )
-        world.pair.sockets[node] = self.config.data_dir / "fence" / "fence.sock"
+        pair.sockets[node] = self.config.data_dir / "fence" / "fence.sock"
         self.agent: Agent | None = None
 
     @contextlib.asynccontextmanager
@@ -96,7 +107,7 @@ class Side:
             self.config,
             client,
             self.storage,
-            make_events=lambda on_change: FakeEvents(self._world.pair, self.node, on_change),
+            make_events=lambda on_change: FakeEvents(self._pair, self.node, on_change),
         )
         task = asyncio.ensure_future(agent.run())
         try:
@@ -124,15 +135,59 @@ class Side:
     @property
     def status(self) -> Json:
         """``status.replication`` of this node's replica."""
-        obj = self._world.api.objects[(REPLICAS, f"{VOLUME}.{self.node}")]
-        return dict((obj.get("status") or {}).get("replication") or {})
+        return dict((self._observe().get("status") or {}).get("replication") or {})
+
+
+def node_object(node: str) -> Json:
+    pools = [{"name": "fast", "filesystem": "xfs", "devices": {"paths": ["/dev/vdz"]}}]
+    return {
+        "apiVersion": "twinvault.io/v1alpha1",
+        "kind": "StorageNode",
+        "metadata": {"name": node},
+        "spec": {"storageCluster": node[:4], "pools": pools},
+    }
+
+
+def replica_object(node: str, uid: str, first_sync: str = "") -> Json:
+    """As the operator makes it; ``first_sync`` goes to the primary's only."""
+    replication = {
+        "minor": MINOR,
+        "port": 7000,
+        "address": "10.0.0.1" if node == EAST else "10.0.0.2",
+        "peerNode": WEST if node == EAST else EAST,
+        "peerAddress": "10.0.0.2" if node == EAST else "10.0.0.1",
+        "epoch": 1,
+        "firstSync": first_sync if node == EAST else "",
+    }
+    return {
+        "apiVersion": "twinvault.io/v1alpha1",
+        "kind": "VolumeReplica",
+        "metadata": {"name": f"{VOLUME}.{node}", "finalizers": [FINALIZER_REPLICA]},
+        "spec": {
+            "volume": VOLUME,
+            "volumeUID": uid,
+            "nodeName": node,
+            "storageCluster": node[:4],
+            "pool": "fast",
+            "sizeBytes": GIB,
+            "volumeMode": "Filesystem",
+            "fsType": "ext4",
+            "replication": replication,
+        },
+    }
 
 
 class MetroWorld:
     def __init__(self, directory: Path) -> None:
         self.api = FakeApi()
         self.pair = Pair()
-        self.east, self.west = (Side(self, node, directory) for node in NODES)
+        self.east, self.west = (
+            Side(self.pair, self.api, node, directory, partial(self._replica, node))
+            for node in NODES
+        )
+
+    def _replica(self, node: str) -> Json:
+        return self.api.objects[(REPLICAS, f"{VOLUME}.{node}")]
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -141,16 +196,7 @@ class MetroWorld:
     async def create(self, *, first_sync: str = "Skip") -> None:
         """As the operator: the nodes, the Volume with its first record, both replicas."""
         for side in self.sides:
-            pools = [{"name": "fast", "filesystem": "xfs", "devices": {"paths": ["/dev/vdz"]}}]
-            await self.api.put(
-                NODE_OBJECTS,
-                {
-                    "apiVersion": "twinvault.io/v1alpha1",
-                    "kind": "StorageNode",
-                    "metadata": {"name": side.node},
-                    "spec": {"storageCluster": side.node[:4], "pools": pools},
-                },
-            )
+            await self.api.put(NODE_OBJECTS, node_object(side.node))
         record = ReplicationRecord(1, EAST, frozenset({EAST}), 1)
         await self.api.put(
             VOLUMES,
@@ -163,35 +209,7 @@ class MetroWorld:
             },
         )
         for side in self.sides:
-            await self.api.put(REPLICAS, self.replica_object(side.node, first_sync))
-
-    def replica_object(self, node: str, first_sync: str = "", epoch: int = 1) -> Json:
-        peer = WEST if node == EAST else EAST
-        replication = {
-            "minor": MINOR,
-            "port": 7000,
-            "address": "10.0.0.1" if node == EAST else "10.0.0.2",
-            "peerNode": peer,
-            "peerAddress": "10.0.0.2" if node == EAST else "10.0.0.1",
-            "epoch": epoch,
-            "firstSync": first_sync if node == EAST else "",
-        }
-        return {
-            "apiVersion": "twinvault.io/v1alpha1",
-            "kind": "VolumeReplica",
-            "metadata": {"name": f"{VOLUME}.{node}", "finalizers": [FINALIZER_REPLICA]},
-            "spec": {
-                "volume": VOLUME,
-                "volumeUID": UID,
-                "nodeName": node,
-                "storageCluster": node[:4],
-                "pool": "fast",
-                "sizeBytes": GIB,
-                "volumeMode": "Filesystem",
-                "fsType": "ext4",
-                "replication": replication,
-            },
-        }
+            await self.api.put(REPLICAS, replica_object(side.node, UID, first_sync))
 
     @property
     def record(self) -> ReplicationRecord:

@@ -166,6 +166,7 @@ def test_a_snapshot_controller_of_the_cluster_is_left_to_its_work(cluster: Clust
         ("twinvault-csi-controller", "patch", "volumeattachments.storage.k8s.io/status"),
         ("twinvault-csi-controller", "create", "csistoragecapacities.storage.k8s.io"),
         ("twinvault-node", "patch", "volumereplicas.twinvault.io/status"),
+        ("twinvault-node", "patch", "volumes.twinvault.io/status"),
         ("twinvault-node", "create", "leases.coordination.k8s.io"),
     ],
 )
@@ -245,6 +246,37 @@ def test_an_agent_never_changes_what_it_is_told_to_do(two_nodes: Cluster) -> Non
     assert "takes ids off" in change("storagenodes", "east-1", '{"eraseOrphans":["other"]}')
     assert "takes ids off" in change("storagenodes", "east-1", '{"storageCluster":"y"}')
     assert change("storagenodes", "east-1", '{"eraseOrphans":[]}') == ""
+
+
+def test_only_the_primarys_agent_writes_the_record_and_never_who_is_primary(
+    two_nodes: Cluster,
+) -> None:
+    apply(two_nodes, "Volume", "r", {"sizeBytes": 1 << 30, "pool": "fast"})
+
+    def write(node: str, serial: int, *, epoch: int = 1, primary: str = "east-1") -> str:
+        record = {
+            "epoch": epoch,
+            "serial": serial,
+            "primary": primary,
+            "inSync": [primary],
+        }
+        change = status_patch("volumes", "r", json.dumps({"replication": record}))
+        if node:
+            return two_nodes.as_agent(node, *change)
+        two_nodes.kubectl(*change)
+        return ""
+
+    write("", 1)
+    assert write("east-1", 2) == ""
+    assert "only the agent of the primary" in write("west-1", 3)
+    assert "only the agent of the primary" in write("west-1", 3, epoch=2, primary="west-1")
+    assert "never moves the primary" in write("east-1", 3, primary="west-1")
+    assert "never moves the primary" in write("east-1", 3, epoch=2)
+    assert "counts that" in write("east-1", 2)
+    assert "counts that" in write("east-1", 4)
+    other = status_patch("volumes", "r", '{"phase":"Ready","replication":{"serial":3}}')
+    assert "nothing of a Volume's status but the record" in two_nodes.as_agent("east-1", *other)
+    assert write("east-1", 3) == ""
 
 
 def test_an_agent_renews_only_the_lease_of_its_own_node(two_nodes: Cluster) -> None:
