@@ -25,6 +25,10 @@ help: ## Say what can be made
 demo: host venv ## Two-site lab, Helm install, a hospital's PostgreSQL on it
 	$(PYTHON) -m e2e.demo up
 
+.PHONY: demo-failover
+demo-failover: host venv ## East loses its power while patients are registered; then it comes back
+	$(PYTHON) -m e2e.demo_failover
+
 .PHONY: demo-down
 demo-down: ## Remove the lab and everything in it
 	$(LAB) down

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 from e2e.deploy import get_json, wait_seen
 from e2e.lab.api import Lab
 from e2e.workload import IMAGE
 
-NAMESPACE = "his"
-DATABASE_POD = "his-postgresql-0"
-
 
 class Hospital:
-    """examples/his-postgresql.yaml, once applied."""
+    """One system of the examples, once applied: ``his``, or ``emr`` of active-active.yaml."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, system: str = "his") -> None:
+        self.lab, self.namespace = lab, system
+        self.database = f"{system}-postgresql"
+        self.database_pod = f"{self.database}-0"
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout_seconds: float = 60) -> str:
         return self.lab.kubectl(
-            "-n", NAMESPACE, *words, stdin=stdin, timeout_seconds=timeout_seconds
+            "-n", self.namespace, *words, stdin=stdin, timeout_seconds=timeout_seconds
         )
 
     def wait_ready(self, timeout_seconds: float = 180) -> None:
         """Until the database answers its readiness probe; the error shows the pod's events."""
 
         def probe() -> tuple[bool, str]:
-            found = get_json(self.lab, "-n", NAMESPACE, "statefulset/his-postgresql")
+            found = get_json(self.lab, "-n", self.namespace, f"statefulset/{self.database}")
             if found["status"].get("readyReplicas", 0) >= 1:
                 return True, ""
             events = self.kubectl(
@@ -45,12 +45,18 @@ class Hospital:
 
     def node(self) -> str:
         """The node that the database runs on."""
-        return str(get_json(self.lab, "-n", NAMESPACE, f"pod/{DATABASE_POD}")["spec"]["nodeName"])
+        pod = get_json(self.lab, "-n", self.namespace, f"pod/{self.database_pod}")
+        return str(pod["spec"].get("nodeName") or "")
+
+    def volume(self) -> str:
+        """Name of the database's volume."""
+        claim = get_json(self.lab, "-n", self.namespace, f"pvc/data-{self.database_pod}")
+        return str(claim["spec"]["volumeName"])
 
     def query(self, statement: str) -> str:
         return self.kubectl(
             "exec",
-            DATABASE_POD,
+            self.database_pod,
             "--",
             "psql",
             "--no-psqlrc",
@@ -95,6 +101,16 @@ class Desk:
         lines = self._hospital.kubectl("logs", self.name).splitlines()
         return [int(line.split()[1]) for line in lines if line.startswith("acknowledged ")]
 
+    def acknowledged_at(self) -> list[float]:
+        """Seconds of time.time() of each acknowledgement, as the desk's node has them."""
+        lines = self._hospital.kubectl("logs", "--timestamps", self.name).splitlines()
+        told = (line.split() for line in lines)
+        return [
+            datetime.fromisoformat(words[0]).timestamp()
+            for words in told
+            if len(words) == 3 and words[1] == "acknowledged"
+        ]
+
     def wait_acknowledged(self, count: int, timeout_seconds: float = 120) -> None:
         def probe() -> tuple[bool, str]:
             now = len(self.acknowledged())
@@ -130,11 +146,12 @@ class Desk:
         )
 
     def _pod(self, rate: float) -> dict[str, Any]:
+        host = f"{self._hospital.database}.{self._hospital.namespace}.svc"
         secret = {"secretKeyRef": {"name": "registration", "key": "password"}}
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": self.name, "namespace": NAMESPACE},
+            "metadata": {"name": self.name, "namespace": self._hospital.namespace},
             "spec": {
                 "nodeSelector": {"topology.kubernetes.io/zone": self._zone},
                 "automountServiceAccountToken": False,
@@ -152,7 +169,7 @@ class Desk:
                         "imagePullPolicy": "IfNotPresent",
                         "command": ["register-patients", f"--desk={self.name}", f"--rate={rate}"],
                         "env": [
-                            {"name": "PGHOST", "value": "his-postgresql.his.svc"},
+                            {"name": "PGHOST", "value": host},
                             {"name": "PGDATABASE", "value": "hospital"},
                             {"name": "PGUSER", "value": "registration"},
                             {"name": "PGPASSWORD", "valueFrom": secret},

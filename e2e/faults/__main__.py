@@ -77,7 +77,6 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
     with Observer(lab) as observer, Watch(lab, NAMESPACE) as watch:
         trial = Trial(lab, scene, observer, watch, replicated)
         with step("services of the fault runs"):
-            scene.remove()
             trial.prepare()
         for plan in plans:
             results.append(run_one(trial, plan, options.storage_class))

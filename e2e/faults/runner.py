@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from e2e.deploy import get_json, wait_seen
-from e2e.faults.acknowledged import BLOCKS, ROWS, SERVICES, Pause, find_longest_pause
+from e2e.faults.acknowledged import BLOCKS, ROWS, SERVICES, find_longest_pause
 from e2e.faults.ground import Ground
 from e2e.faults.monitor import Monitor
 from e2e.faults.observer import Observer
@@ -23,6 +23,7 @@ from e2e.faults.verdict import (
     find_unsettled,
     judge_course,
     normalise_leftovers,
+    shorten,
 )
 from e2e.faults.watch import Watch
 from e2e.lab.api import Lab
@@ -34,6 +35,7 @@ GO_ON_SECONDS = 60.0
 MOVE_SECONDS = 60.0
 SETTLE_SECONDS = 240.0
 SERVE_SECONDS = 180.0
+ONSET_SECONDS = 3.0
 
 
 @dataclass
@@ -54,7 +56,10 @@ class Trial:
         return 2 if self.replicated else 1
 
     def prepare(self) -> None:
-        """Both services write, all is in sync; what is there then is what may be left later."""
+        """New services that write, all in sync; what is there then is what may be left later."""
+        self.scene.remove()
+        # What earlier services were promised went with them.
+        self.observer.forget(time.time())
         self.scene.ensure()
         self.scene.start()
         self.scene.wait_ready(SERVE_SECONDS)
@@ -169,14 +174,14 @@ class Trial:
     def _prove(self, ground: Ground, result: RunResult) -> None:
         """Stop the writers, compare images and leftovers, start them, ask for every number."""
         self.scene.stop()
-        result.problems += self.promises.add(self.observer.heard())
+        result.problems += shorten(self.promises.add(self.observer.heard()))
         self._measure(ground, result)
         self.observer.forget(time.time())
         result.problems += self._compare_images()
         result.problems += self._find_leftovers()
         self.scene.start()
         self.wait_writing(time.time(), SERVE_SECONDS)
-        result.problems += self.promises.find_missing_rows(self.scene.dump_rows())
+        result.problems += shorten(self.promises.find_missing_rows(self.scene.dump_rows()))
         result.checked = self.promises.count
 
     def _compare_images(self) -> list[str]:
@@ -190,7 +195,7 @@ class Trial:
                 problems.append(f"{service}: the images differ: {sums}")
         for node in self.scene.holders(BLOCKS):
             missing = self.promises.find_missing_blocks(self.scene.dump_blocks(node))
-            problems += [f"{node}: {text}" for text in missing]
+            problems += [f"{node}: {text}" for text in shorten(missing)]
         return problems
 
     def _checksum(self, service: str, node: str) -> str:
@@ -223,9 +228,11 @@ class Trial:
         for service in SERVICES:
             times = self.observer.times(service)
             until = times[-1] if times else time.time()
-            pause: Pause = find_longest_pause(times, ground.struck_at, until)
+            pause = find_longest_pause(times, ground.struck_at, until)
             result.pauses[service] = round(pause.seconds, 3)
-            recovery = choose_recovery(pause, ground.struck_at)
+            # Of the pauses that the fault began, not of one that its cure brought later.
+            onset = find_longest_pause(times, ground.struck_at, ground.struck_at + ONSET_SECONDS)
+            recovery = choose_recovery(onset, ground.struck_at)
             result.recoveries[service] = round(recovery, 3)
             if service == ROWS:
-                result.phases = choose_phases(moments, ground.struck_at, pause.end)
+                result.phases = choose_phases(moments, ground.struck_at, onset.end)

@@ -161,6 +161,13 @@ def normalise_leftovers(lines: Iterable[str]) -> frozenset[str]:
     return frozenset(kept)
 
 
+def shorten(problems: Sequence[str], shown: int = 12) -> list[str]:
+    """The first ones, and how many more there are."""
+    if len(problems) <= shown:
+        return list(problems)
+    return [*problems[:shown], f"... and {len(problems) - shown} more of that kind"]
+
+
 def choose_percentile(values: Sequence[float], share: float) -> float:
     """The nearest-rank percentile; nan when there are no values."""
     if not values:
