@@ -225,7 +225,7 @@ def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdS
         return Step(StepKind.REATTACH, "OnlyCopy", text)
     text = (
         "the disk here failed and the other replica is not reached or not in sync: bring the other"
-        " node or the link back"
+        " node or the link back; if neither comes back, choose a replica by spec.forcePrimary"
     )
     return Step(kind, "DiskFailed", text)
 

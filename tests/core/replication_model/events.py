@@ -112,9 +112,10 @@ def _other_faults(world: World) -> Iterator[Action]:
 
 
 def _other_has_all(world: World, node: str) -> bool:
-    """Both disks of a volume breaking is a loss that no protocol prevents."""
-    image = world.drbd.images[other(node)]
-    return image.state in USABLE and other(node) in world.api.record.in_sync
+    """Both replicas without a disk is a loss that no protocol prevents; a person decides then."""
+    peer = other(node)
+    usable = world.drbd.images[peer].state in USABLE and not world.agents[peer].detached
+    return usable and peer in world.api.record.in_sync
 
 
 # -- what they do ---------------------------------------------------------------------------------
