@@ -87,10 +87,17 @@ class Driver:
         )
         return facts_of(self.engine.ensure_volume(wanted))
 
-    def replica(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    def replica(self, name: str, spec: dict[str, Any], diskless: bool = False) -> dict[str, Any]:
         parsed = ReplicationSpec.parse(spec)
         assert parsed is not None
-        return describe_replica(self.engine.replication.ensure_replica(POOL, name, parsed))
+        made = self.engine.replication.ensure_replica(POOL, name, parsed, diskless=diskless)
+        return describe_replica(made)
+
+    def renew_metadata(self, name: str) -> None:
+        self.engine.replication.renew_metadata(POOL, name)
+
+    def take_down(self, name: str) -> None:
+        self.engine.replication.take_down(POOL, name, f"uid-{name}")
 
     def rejoin(self, name: str, spec: dict[str, Any]) -> dict[str, Any]:
         parsed = ReplicationSpec.parse(spec)
