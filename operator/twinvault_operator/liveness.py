@@ -114,6 +114,11 @@ class Liveness:
             return None
         return max(seen.watch.seen_at + duration_seconds, self._recovered + CHANCE_SECONDS)
 
+    def read_age(self, node: str) -> float:
+        """Seconds since a read, or the watch, last told of the Lease."""
+        seen = self._seen.get(node_lease_name(node))
+        return float("inf") if seen is None else self.monotonic() - seen.watch.read_at
+
     def silent_seconds(self, node: str) -> float:
         seen = self._seen.get(node_lease_name(node))
         return 0.0 if seen is None else self.monotonic() - seen.watch.seen_at

@@ -14,7 +14,7 @@ import kopf
 
 from twinvault_core.actions import STORAGE_NODE, VOLUME_REPLICA
 from twinvault_core.errors import TwinvaultError
-from twinvault_core.model import Snapshot, Volume
+from twinvault_core.model import Snapshot, Volume, VolumeReplica
 from twinvault_core.placement import candidate_available_bytes
 from twinvault_kube.client import Json, KubeClient
 from twinvault_kube.events import EventRecorder, EventSource
@@ -26,12 +26,16 @@ from twinvault_kube.logs import configure_logging
 from .announcer import Announcer
 from .applier import Applier
 from .config import LEADER_LEASE, Config
+from .failover import Failover
+from .failover_report import FailoverReport
+from .failover_steps import FailoverSteps
 from .feeds import Feed
 from .leadership import Leadership
 from .liveness import AgentState, Liveness
 from .metrics import Metrics
 from .probes import ProbeServer
-from .reconciler import Reconciler
+from .reconciler import Reconciler, rfc3339_now
+from .replication_metrics import ReplicationMetrics
 from .sweep import Sweeper
 from .triggers import Triggers
 from .watches import make_registry, make_settings, quiet_logs
@@ -92,6 +96,7 @@ class Operator:
             config.namespace,
         )
         self.reconciler = Reconciler(self.world, self.queue, self.triggers, applier, self.metrics)
+        self._failover = self._make_failover()
         self._probes = ProbeServer(
             self.metrics.registry,
             healthy=self._find_hang,
@@ -101,6 +106,24 @@ class Operator:
         self._filled = self._current = False
         self._beat = time.monotonic()
         self._stopping = asyncio.Event()
+
+    def _make_failover(self) -> Failover:
+        world, metrics = self.world, self.metrics
+        steps = FailoverSteps(self._client, world, self._announcer, metrics)
+        clock = self.liveness.monotonic
+        report = FailoverReport(world, self.queue, metrics, clock, rfc3339_now)
+        leading, namespace = self.leadership.leading, self._config.namespace
+        failover = Failover(self._client, world, steps, report, leading, namespace)
+        self._replication = ReplicationMetrics(world, metrics, clock)
+
+        def replica_changed(before: VolumeReplica | None, after: VolumeReplica | None) -> None:
+            self._replication.replica_changed(before, after)
+            failover.replica_changed(before, after)
+
+        self.triggers.on_replica = replica_changed
+        self.triggers.on_volume = failover.volume_changed
+        self.triggers.on_pair = failover.pair_changed
+        return failover
 
     def stop(self) -> None:
         self._stopping.set()
@@ -150,6 +173,7 @@ class Operator:
         for feed in self._feeds:
             await feed.wait_synced()
         self._current = True
+        group.create_task(self._failover.run())
         group.create_task(self._sweeper.run())
 
     async def _watch(self) -> None:
@@ -184,6 +208,7 @@ class Operator:
     def _observe_lease(self, name: str, lease: Json | None) -> None:
         if not self.world.numbers.observe(name, lease):
             self.liveness.observe(name, lease)
+            self._failover.lease_heard(name)
 
     def _fill_gauges(self) -> None:
         metrics, world = self.metrics, self.world
@@ -192,6 +217,7 @@ class Operator:
         if not self._current:
             return
         _count(metrics, world.volumes.values(), world.snapshots.values())
+        self._replication.fill()
         for node in world.node_names():
             alive = self.liveness.state(node) is AgentState.ALIVE
             metrics.agents.labels(node).set(1 if alive else 0)

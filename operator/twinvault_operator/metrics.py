@@ -46,6 +46,42 @@ class Metrics:
             "twinvault_pool_promised_bytes", "Sum of the sizes of all volumes", labels
         )
 
+        self.replicated = self._gauge(
+            "twinvault_replicated_volumes",
+            "Volumes of a ReplicationPair by state; a volume counts in each that holds",
+            ["pair", "state"],
+        )
+        self.volume_in_sync = self._gauge(
+            "twinvault_volume_in_sync",
+            "1 while every replica holds every write",
+            ["pair", "volume"],
+        )
+        self.volume_degraded = self._gauge(
+            "twinvault_volume_degraded", "1 while one failure from frozen", ["pair", "volume"]
+        )
+        self.resync_remaining = self._gauge(
+            "twinvault_volume_resync_remaining_bytes", "What is still to be copied", ["volume"]
+        )
+        self.frozen_seconds = Counter(
+            "twinvault_volume_frozen_seconds_total",
+            "For how long writes waited because the other replica was lost",
+            ["pair", "volume"],
+            registry=self.registry,
+        )
+        self.failovers = self._counter(
+            "twinvault_failovers_total", "Failovers of a pair away from a node", ["pair", "reason"]
+        )
+        self.failover_seconds = Histogram(
+            "twinvault_failover_seconds",
+            "How long each phase of a failover took; phase total is all of it",
+            ["pair", "phase"],
+            buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 7, 10, 15, 30, 60, 120),
+            registry=self.registry,
+        )
+        self.failover_errors = self._counter(
+            "twinvault_failover_errors_total", "Failed attempts at a step of a failover", ["step"]
+        )
+
     def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
         return Gauge(name, text, labels or [], registry=self.registry)
 

@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 NOTHING = Plan()
 
 
-def _now() -> str:
+def rfc3339_now() -> str:
+    """The time as conditions have it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -94,7 +95,7 @@ class Reconciler:
 
     def plan(self, key: Key) -> Plan:
         """Observe and decide; nothing is awaited between the two."""
-        now = _now()
+        now = rfc3339_now()
         if key.kind == VOLUME:
             return plan_volume(self._world.observe_volume(key.name), now=now)
         if key.kind == SNAPSHOT:

@@ -33,11 +33,17 @@ NUMBER_SECONDS = 1.0
 
 
 class Triggers:
-    """Connects the stores of a world with a queue. ``waiting`` is kept by the reconciler."""
+    """Connects the stores of a world with a queue. ``waiting`` is kept by the reconciler.
+
+    ``on_volume``, ``on_replica`` and ``on_pair`` are for whoever must know at once (failover).
+    """
 
     def __init__(self, world: World, queue: WorkQueue) -> None:
         self._world, self._queue = world, queue
         self.waiting: set[str] = set()
+        self.on_volume: Callable[[Volume | None, Volume | None], None] = _ignore
+        self.on_replica: Callable[[VolumeReplica | None, VolumeReplica | None], None] = _ignore
+        self.on_pair: Callable[[], None] = _ignore
         world.volumes.on_change = self._volume
         world.replicas.on_change = self._replica
         world.snapshots.on_change = self._snapshot
@@ -49,6 +55,7 @@ class Triggers:
 
     def add_everything(self) -> None:
         """At the start, and when the lead is taken over."""
+        self.on_pair()
         world = self._world
         by_kind: list[tuple[str, list[str]]] = [
             (STORAGE_CLUSTER, world.clusters.names()),
@@ -79,6 +86,7 @@ class Triggers:
             self._queue.add(WAITING, WAITING_SECONDS)
 
     def _volume(self, name: str, before: Volume | None, after: Volume | None) -> None:
+        self.on_volume(before, after)
         if after is None:
             self.waiting.discard(name)
         delay = PUBLISHED_SECONDS if _only_published(before, after) else 0.0
@@ -108,6 +116,7 @@ class Triggers:
         self, name: str, before: VolumeReplica | None, after: VolumeReplica | None
     ) -> None:
         self._world.ledger.settle(name, after)
+        self.on_replica(before, after)
         for replica in (before, after):
             if replica is not None:
                 self._queue.add(Key(VOLUME, replica.volume))
@@ -178,9 +187,15 @@ class Triggers:
         self, name: str, before: ReplicationPair | None, after: ReplicationPair | None
     ) -> None:
         self._queue.add(Key(REPLICATION_PAIR, name))
+        if not _same(before, after, lambda p: (p.spec, p.meta.deleting)):
+            self.on_pair()
         for volume in self._world.volumes.find("pair", name):
             if volume.meta.name in self.waiting:
                 self._queue.add(Key(VOLUME, volume.meta.name))
+
+
+def _ignore(*_: Any) -> None:
+    """Nobody listens."""
 
 
 def _same(before: Any, after: Any, look: Callable[[Any], Any]) -> bool:

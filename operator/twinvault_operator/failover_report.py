@@ -1,0 +1,220 @@
+"""What is told of a failover: each phase timed, the preview, the approval that it used up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from twinvault_core.actions import REPLICATION_PAIR
+from twinvault_core.failover_view import NodeView, Policy, Swap, VolumeEvidence, Wait
+from twinvault_core.replication_state import DrbdRole
+from twinvault_core.switchover import preview_failover
+
+from .metrics import Metrics
+from .work_queue import Key, WorkQueue
+from .world import World
+
+WATCHED_SECONDS = 180.0
+"""So long the pods of a failover are waited for; then what is known is told."""
+AFTER = ("attach", "promote", "mount")
+
+
+@dataclass
+class Course:
+    """One pair's failover away from one node. Times are monotonic seconds."""
+
+    pair: str
+    node: str
+    to: str
+    reason: str
+    time: str
+    lost_at: float
+    decided_at: float
+    used: set[str] = field(default_factory=set)
+    """Volumes that pods at the lost node had."""
+    swapped: set[str] = field(default_factory=set)
+    fenced_at: float = 0.0
+    evicted_at: float = 0.0
+    reached: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def phases(self) -> list[dict[str, Any]]:
+        """Seconds of each phase that is over, in order; ``total`` once all is."""
+        marks = [("detect", self.decided_at), ("fence", self.fenced_at)]
+        marks.append(("evict", self.evicted_at))
+        complete = True
+        for name in AFTER:
+            times = self.reached.get(name, {})
+            if not self.used or self.used - times.keys():
+                complete = complete and not self.used
+                break
+            marks.append(("reschedule" if name == "attach" else name, max(times.values())))
+        found, before = [], self.lost_at
+        for name, at in marks:
+            if at:
+                found.append({"name": name, "seconds": round(max(0.0, at - before), 3)})
+                before = max(before, at)
+        if complete and self.evicted_at:
+            found.append({"name": "total", "seconds": round(before - self.lost_at, 3)})
+        return found
+
+    @property
+    def complete(self) -> bool:
+        return any(phase["name"] == "total" for phase in self.phases())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "time": self.time,
+            "from": self.node,
+            "to": self.to,
+            "reason": self.reason,
+            "phases": self.phases(),
+        }
+
+
+class FailoverReport:
+    """Kept in memory by the leader; written into the ReplicationPair by its own plan."""
+
+    def __init__(
+        self,
+        world: World,
+        queue: WorkQueue,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        now: Callable[[], str],
+    ) -> None:
+        self._world, self._queue, self._metrics = world, queue, metrics
+        self._monotonic, self._now = monotonic, now
+        self._courses: dict[tuple[str, str], Course] = {}
+        self._approved: set[tuple[str, str]] = set()
+        """(pair, node) whose failover a person allowed and that is not over."""
+
+    def swapped(self, view: NodeView, swaps: list[Swap]) -> None:
+        """These swaps were won."""
+        at = self._monotonic()
+        me = view.nodes[view.node]
+        for swap in swaps:
+            pair = swap.volume.replication_pair
+            key = (pair, view.node)
+            course = self._courses.get(key)
+            if course is None or course.evicted_at:
+                lost_at = at - me.silent_seconds if me.expired else at
+                course = self._courses[key] = Course(
+                    pair, view.node, swap.after.primary, swap.reason, self._now(), lost_at, at
+                )
+                self._metrics.failovers.labels(pair, swap.reason).inc()
+            course.swapped.add(swap.volume.meta.name)
+            if swap.volume.published_to == (view.node,):
+                course.used.add(swap.volume.meta.name)
+            course.fenced_at = at
+            self._note_approval(pair, view.node)
+        self._tell_pairs({s.volume.replication_pair for s in swaps})
+
+    def evicted(self, node: str) -> None:
+        """Nothing is left to be done on the node for now."""
+        for (pair, name), course in self._courses.items():
+            if name == node and not course.evicted_at:
+                course.evicted_at = self._monotonic()
+                self._tell_pairs({pair})
+                self._check_complete(course)
+
+    def observe(self, volume_name: str) -> None:
+        """A volume or a replica of it changed: how far is its new user?"""
+        if not self._courses:
+            return
+        for course in list(self._courses.values()):
+            if volume_name in course.used:
+                self._reach(course, volume_name)
+                self._check_complete(course)
+
+    def _reach(self, course: Course, name: str) -> None:
+        volume = self._world.volumes.get(name)
+        if volume is None or volume.record is None:
+            course.used.discard(name)
+            return
+        replica = next(
+            (r for r in self._world.replicas.find("volume", name) if r.node == course.to), None
+        )
+        report = replica.replication_status if replica is not None else None
+        happened = {
+            "attach": volume.published_to == (course.to,),
+            "promote": report is not None and report.role is DrbdRole.PRIMARY,
+            "mount": replica is not None and replica.in_use,
+        }
+        for phase in AFTER:
+            if happened[phase]:
+                course.reached.setdefault(phase, {}).setdefault(name, self._monotonic())
+
+    def _check_complete(self, course: Course) -> None:
+        late = self._monotonic() - course.decided_at > WATCHED_SECONDS
+        if not course.evicted_at or not (course.complete or late):
+            return
+        for phase in course.phases():
+            self._metrics.failover_seconds.labels(course.pair, phase["name"]).observe(
+                phase["seconds"]
+            )
+        self._tell_pairs({course.pair})
+        self._courses.pop((course.pair, course.node), None)
+
+    # -- what keeps a failover from happening ----------------------------------------------------
+
+    def waits(self, view: NodeView, waits: list[Wait]) -> None:
+        """Tell each volume why its loss was not answered, and the pair what approving would do."""
+        told = {wait.subject: wait for wait in waits}
+        for evidence in view.volumes:
+            record, name = evidence.record, evidence.name
+            if record is None or record.primary != view.node:
+                continue
+            message = told[name].message if name in told else ""
+            if self._world.failover_waits.get(name, "") != message:
+                self._world.failover_waits[name] = message
+                self._queue.add(Key("Volume", name))
+        asked = {w.subject for w in waits if w.reason == "ApprovalNeeded"}
+        self._preview(view, [e for e in view.volumes if _is_manual(e)], asked)
+
+    def _preview(self, view: NodeView, volumes: list[VolumeEvidence], asked: set[str]) -> None:
+        by_pair: dict[str, list[VolumeEvidence]] = {}
+        for evidence in volumes:
+            by_pair.setdefault(evidence.volume.replication_pair, []).append(evidence)
+        for pair, found in by_pair.items():
+            wanted = None
+            if any(e.name in asked for e in found):
+                wanted = preview_failover(view.node, found)
+            news = self._world.pair_news.setdefault(pair, {})
+            shown = self._shown_preview(pair)
+            about_us = shown is None or shown.get("from") == view.node
+            if news.get("failoverPreview", shown) != wanted and (wanted is not None or about_us):
+                news["failoverPreview"] = wanted
+                self._queue.add(Key(REPLICATION_PAIR, pair))
+
+    def _shown_preview(self, name: str) -> Mapping[str, Any] | None:
+        pair = self._world.pairs.get(name)
+        return pair.status.get("failoverPreview") if pair is not None else None
+
+    def _note_approval(self, name: str, node: str) -> None:
+        pair = self._world.pairs.get(name)
+        failover = (pair.spec.get("failover") or {}) if pair is not None else {}
+        if failover.get("policy") == "Manual" and failover.get("approve"):
+            self._approved.add((name, node))
+
+    def all_swapped(self, node: str) -> None:
+        """Nothing is left that can be swapped: the approval that allowed it is used up."""
+        for name, of in list(self._approved):
+            if of != node:
+                continue
+            self._approved.discard((name, of))
+            pair = self._world.pairs.get(name)
+            approve = (pair.spec.get("failover") or {}).get("approve") if pair else None
+            if approve:
+                self._world.pair_news.setdefault(name, {})["approvalUsed"] = approve
+                self._queue.add(Key(REPLICATION_PAIR, name))
+
+    def _tell_pairs(self, pairs: set[str]) -> None:
+        for (pair, _), course in self._courses.items():
+            if pair in pairs:
+                self._world.pair_news.setdefault(pair, {})["lastFailover"] = course.to_dict()
+                self._queue.add(Key(REPLICATION_PAIR, pair))
+
+
+def _is_manual(evidence: VolumeEvidence) -> bool:
+    return evidence.policy.policy is Policy.MANUAL

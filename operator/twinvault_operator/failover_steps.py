@@ -1,0 +1,192 @@
+"""Carries out the steps of a failover: each one write or two, repeatable, bounded in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from twinvault_core.actions import STORAGE_NODE, VOLUME, Tell
+from twinvault_core.errors import NotFoundError, TwinvaultError
+from twinvault_core.failover_view import (
+    DeletePod,
+    DeleteVolumeAttachment,
+    MarkLost,
+    Swap,
+    Taint,
+    Untaint,
+)
+from twinvault_core.model import Meta
+from twinvault_core.names import ANNOTATION_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
+from twinvault_kube import kinds
+from twinvault_kube.client import KubeClient
+from twinvault_kube.errors import ConflictError
+
+from .announcer import Announcer
+from .evidence import Users, parse_users
+from .metrics import Metrics
+from .world import NODE, World, is_our_taint
+
+logger = logging.getLogger(__name__)
+
+Work = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint
+LIST_SECONDS = 5.0
+PARALLEL = 32
+
+
+class FailoverSteps:
+    """``do`` answers whether the step was done; what failed is planned anew by the caller."""
+
+    def __init__(
+        self, client: KubeClient, world: World, announcer: Announcer, metrics: Metrics
+    ) -> None:
+        self._client, self._world = client, world
+        self._announcer, self._metrics = announcer, metrics
+        self._slots = asyncio.Semaphore(PARALLEL)
+
+    async def do(self, step: Work) -> bool:
+        try:
+            async with self._slots, asyncio.timeout(step.retry.deadline_seconds):
+                await self._do(step)
+        except ConflictError as error:
+            logger.info("%s: %s; planning again", type(step).__name__, error.message)
+            return False
+        except (TwinvaultError, TimeoutError) as error:
+            self._metrics.failover_errors.labels(type(step).__name__).inc()
+            log = logger.error if step.retry.stuck else logger.warning
+            log("%s: %s; trying again", type(step).__name__, error)
+            return False
+        self._metrics.writes.labels(type(step).__name__, "Failover").inc()
+        return True
+
+    async def list_users(self, node: str) -> Users | None:
+        """Pods and attachments of the node; None when the API server did not say in time."""
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                pods, attachments, volumes = await asyncio.gather(
+                    self._client.list(kinds.PODS, fields=f"spec.nodeName={node}"),
+                    self._client.list(kinds.VOLUME_ATTACHMENTS),
+                    self._client.list(kinds.PERSISTENT_VOLUMES),
+                )
+        except (TwinvaultError, TimeoutError) as error:
+            logger.warning("who uses volumes on %s cannot be listed: %s", node, error)
+            return None
+        return parse_users(node, pods[0], attachments[0], volumes[0])
+
+    async def _do(self, step: Work) -> None:
+        if isinstance(step, Swap):
+            await self._swap(step)
+        elif isinstance(step, DeletePod):
+            await self._delete_pod(step)
+        elif isinstance(step, DeleteVolumeAttachment):
+            await self._detach(step)
+        elif isinstance(step, MarkLost):
+            await self._mark(step.node, step.message)
+            self._tell_node(step.node, "NodeLost", step.message)
+        elif isinstance(step, Taint):
+            await self._set_taint(step.node, wanted=True)
+            self._tell_node(step.node, "OutOfService", step.message)
+        else:
+            await self._set_taint(step.node, wanted=False)
+            await self._mark(step.node, None)
+            self._tell_node(step.node, "InService", step.message, warning=False)
+
+    async def _swap(self, step: Swap) -> None:
+        """The one write that decides; a conflict means that somebody else wrote the Volume."""
+        meta, store = step.volume.meta, self._world.volumes
+        status = {"replication": step.after.to_dict(), **step.also}
+        try:
+            answer = await self._client.patch_status(
+                store.kind,
+                meta.name,
+                status,
+                resource_version=meta.resource_version,
+                uid=meta.uid,
+            )
+        except ConflictError:
+            store.put(await self._client.get(store.kind, meta.name))
+            raise
+        store.put(answer)
+        logger.warning("Volume %s: %s", meta.name, step.message)
+        self._announcer.tell(Tell(VOLUME, meta, step.reason, step.message, warning=True))
+
+    async def _delete_pod(self, step: DeletePod) -> None:
+        pod = step.pod
+        grace = 0 if step.force else None
+        try:
+            await self._client.delete(
+                kinds.PODS, pod.name, namespace=pod.namespace, uid=pod.uid, grace_seconds=grace
+            )
+        except (NotFoundError, ConflictError):
+            return  # gone, or another pod of this name by now
+        logger.warning("pod %s/%s on %s ended: %s", pod.namespace, pod.name, pod.node, step.message)
+
+    async def _detach(self, step: DeleteVolumeAttachment) -> None:
+        """1. The Volume is not published there any more. 2. The attachment goes. 3. And its
+        finalizer: the attacher would ask a node that cannot answer.
+        """
+        held = step.attachment
+        await self._unpublish(held.volume, held.node)
+        try:
+            await self._client.delete(kinds.VOLUME_ATTACHMENTS, held.name, uid=held.uid)
+            patch: Mapping[str, Any] = {"metadata": {"finalizers": None}}
+            await self._client.patch(kinds.VOLUME_ATTACHMENTS, held.name, patch, uid=held.uid)
+        except (NotFoundError, ConflictError):
+            logger.debug("VolumeAttachment %s is gone already", held.name)
+
+    async def _unpublish(self, name: str, node: str) -> None:
+        """Only while the record names another node: read and written as one."""
+        store = self._world.volumes
+        try:
+            obj = await self._client.get(store.kind, name)
+        except NotFoundError:
+            return
+        store.put(obj)
+        volume = store.get(name)
+        if volume is None or volume.published_to != (node,):
+            return
+        if volume.record is None or volume.record.primary == node:
+            raise ConflictError(f"Volume {name} is primary on {node} again")
+        meta = obj["metadata"]
+        store.put(
+            await self._client.patch(
+                store.kind,
+                name,
+                {"spec": {"publishedTo": None}},
+                resource_version=meta["resourceVersion"],
+                uid=meta["uid"],
+            )
+        )
+
+    async def _mark(self, node: str, message: str | None) -> None:
+        store = self._world.storage_nodes
+        patch = {"metadata": {"annotations": {ANNOTATION_LOST: message}}}
+        store.put(await self._client.patch(store.kind, node, patch))
+
+    async def _set_taint(self, node: str, *, wanted: bool) -> None:
+        """Other taints stay; compare-and-swap, because the list is written whole."""
+        store = self._world.stores[NODE]
+        try:
+            obj = await self._client.get(kinds.NODES, node)
+        except NotFoundError:
+            return
+        taints = list((obj["spec"] or {}).get("taints") or ())
+        others = [taint for taint in taints if not is_our_taint(taint)]
+        ours = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoExecute"}
+        same_key = any(
+            (t.get("key"), t.get("effect")) == (ours["key"], ours["effect"]) for t in others
+        )
+        new = [*others, ours] if wanted and not same_key else others
+        if len(new) == len(taints):
+            store.put(obj)
+            return
+        version = obj["metadata"]["resourceVersion"]
+        patch = {"spec": {"taints": new or None}}
+        store.put(await self._client.patch(kinds.NODES, node, patch, resource_version=version))
+
+    def _tell_node(self, node: str, reason: str, message: str, *, warning: bool = True) -> None:
+        known = self._world.storage_nodes.get(node)
+        meta = known.meta if known is not None else Meta(node)
+        self._announcer.tell(Tell(STORAGE_NODE, meta, reason, f"{node}: {message}", warning))
+        logger.warning("node %s: %s: %s", node, reason, message)
