@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from e2e import deploy
@@ -25,6 +26,8 @@ def main() -> int:
         for fault in FAULTS:
             print(f"{fault.name:30} {fault.told}")
         return 0
+    # Asked to end, it ends as after Ctrl-C: its watches with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     lab = Lab()
     try:
         return run_all(lab, options)

@@ -12,7 +12,7 @@ from e2e.faults.acknowledged import SERVICES
 from e2e.faults.observer import Observer
 from e2e.faults.roles import Side, describe_sides, find_double_primaries, parse_sides
 from e2e.faults.scene import PODS
-from e2e.faults.verdict import find_silent, tell_pod
+from e2e.faults.verdict import find_silent, tell_conditions, tell_pod
 from e2e.faults.watch import Watch
 from e2e.lab.api import Lab, LabNode
 from e2e.lab.exec_channel import ExecError
@@ -35,6 +35,7 @@ class Monitor:
     looks: int = 0
     resting: bool = False
     """The services are stopped on purpose: their silence means nothing."""
+    _told_at: dict[str, float] = field(default_factory=dict)
     _ending: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -56,7 +57,7 @@ class Monitor:
                 back = time.time()
             for service in SERVICES:
                 since = max(begun, back, self.observer.last(service))
-                self._look_at_service(service, time.time() - since)
+                self._look_at_service(service, since)
 
     def _look_at_roles(self) -> None:
         one, other = self.lab.nodes[0], self.lab.nodes[1]
@@ -70,12 +71,17 @@ class Monitor:
             self.log.append(f"{time.time():.2f} {line}")
         self._tell(found)
 
-    def _look_at_service(self, service: str, silent_seconds: float) -> None:
+    def _look_at_service(self, service: str, since: float) -> None:
+        """``since``: when its silence began. What something explained does not count."""
         name, pod = self.volumes[service], PODS[service]
         volume = _find(self.watch.latest("Volume"), name)
         found = _find(self.watch.latest("Pod"), pod)
-        told = tell_pod(found) if found is not None else ""
-        problem = find_silent(service, silent_seconds, volume, told)
+        told = tell_pod(found) if found is not None else "there is no pod"
+        told = told or (tell_conditions(volume) if volume is not None else "")
+        if told:
+            self._told_at[service] = time.time()
+        silent_seconds = time.time() - max(since, self._told_at.get(service, 0.0))
+        problem = find_silent(service, silent_seconds)
         if problem and not any(p.startswith(f"{service}: nothing") for p in self.problems):
             self._tell([problem])
 

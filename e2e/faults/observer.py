@@ -13,7 +13,7 @@ import threading
 import time
 
 from e2e.faults.acknowledged import Acknowledgement, parse_acknowledgement
-from e2e.lab.api import Lab
+from e2e.lab.api import Lab, LabError
 from e2e.lab.progress import wait_until
 
 PORT = 7171
@@ -24,7 +24,10 @@ class Observer:
     """Use as a context; times are seconds of ``time.time``, which the nodes share."""
 
     def __init__(self, lab: Lab) -> None:
-        self._sockets: list[socket.socket] = [lab.listen(node.name, PORT) for node in lab.nodes]
+        try:
+            self._sockets = [lab.listen(node.name, PORT) for node in lab.nodes]
+        except OSError as error:
+            raise LabError(f"port {PORT} of the lab: {error}; is another fault run on?") from error
         self._heard: list[Acknowledgement] = []
         self._lock = threading.Lock()
         self._ending = threading.Event()
