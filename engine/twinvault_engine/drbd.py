@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinvault_core.errors import (
+    BusyError,
     DataAtRiskError,
     DeadlineError,
     ErrorCode,
@@ -298,6 +299,23 @@ def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
     finally:
         if unused:
             demote(handle)
+
+
+def wait_for_size(handle: Handle, size_bytes: int) -> int:
+    """The device's size once it is at least ``size_bytes``. The kernel first asks the peer how
+    large its disk is now, so it may grow a moment after ``resize``. Busy when it does not.
+    """
+    deadline = time.monotonic() + SHORT_SECONDS
+    while True:
+        size = _require(handle).size_bytes
+        if size >= size_bytes:
+            return size
+        if time.monotonic() > deadline:
+            raise BusyError(
+                f"volume {handle.volume_id} has {size} bytes and not yet {size_bytes}: the other"
+                " node's image has not grown; it grows when that has"
+            )
+        time.sleep(0.02)
 
 
 def resume_io(handle: Handle) -> None:

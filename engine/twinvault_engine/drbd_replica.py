@@ -237,8 +237,7 @@ class Replicas:
         before = present.size_bytes if present else 0
         blank = peer_part_is_blank and image.is_blank_from(data, before)
         drbd.resize(handle, new_part_is_blank=blank)
-        now = drbd.observe(handle.resource)
-        return now.size_bytes if now else 0
+        return drbd.wait_for_size(handle, size)
 
     def take_down(self, pool: PoolDirectory, volume_id: str, volume_uid: str) -> None:
         """Out of the kernel, devices and all; the files stay. InUseError while it is in use.

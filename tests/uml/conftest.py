@@ -21,9 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=missing))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def metro() -> Iterator[Metro]:
-    """Two kernels for all tests: each test has volumes of its own and heals the link."""
+    """Two kernels for all tests of a module: each has volumes of its own and heals the link. There
+    is one pair of kernels at a time.
+    """
     with kernels.running() as running:
         made = Metro(running)
         try:

@@ -13,7 +13,7 @@ from e2e.lab.config import Node
 from tests.uml.kernels import Kernels
 
 START_SECONDS = 60.0
-CALL_SECONDS = 90.0
+CALL_SECONDS = 40.0
 LIFE_SECONDS = 1800.0
 ENVIRONMENT = {"PYTHONPATH": "/run/host/python", "PYTHONPYCACHEPREFIX": "/var/cache/python"}
 
@@ -81,8 +81,7 @@ class Driver:
         try:
             said = future.result(CALL_SECONDS)
         except TimeoutError:
-            alive = "lives" if self._thread.is_alive() else "ended"
-            raise TimeoutError(f"no answer; the engine {alive}: {self.errors.decode()}") from None
+            raise TimeoutError(f"no answer: {self.errors.decode()}\n{self._where()}") from None
         self.seconds = said["seconds"]
         if "error" in said:
             raise InsideError(said["error"], said["code"])
@@ -91,6 +90,19 @@ class Driver:
     def call(self, method: str, **arguments: Any) -> Any:
         """The result; InsideError when the engine refused."""
         return self.finish(self.begin(method, **arguments))
+
+    def _where(self) -> str:
+        """Where the engine's threads are now, and what waits in the kernel."""
+        find = "grep -alx 'python3' /proc/[0-9]*/comm | cut -d/ -f3"
+        script = f"""for p in $({find}); do
+            grep -aq inside.py /proc/$p/cmdline || continue
+            kill -USR1 $p; sleep 0.5; cat /run/inside.trace
+        done
+        for p in /proc/[0-9]*; do
+            grep -q '^State:.D' $p/status 2>/dev/null || continue
+            echo; tr '\\0' ' ' < $p/cmdline; cat $p/stack
+        done; ps ax -o pid,stat,wchan:30,args | tail -40; cat /proc/drbd"""
+        return self._kernels.sh(self.node, script)
 
     def kill(self) -> None:
         """End the engine as SIGKILL would; the kernel below goes on."""

@@ -7,6 +7,7 @@ What an agent would decide is decided by the test: it sets the answer to each fe
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import inspect
 import json
 import os
@@ -223,6 +224,10 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     return {"error": f"{type(error).__name__}: {error}", "code": code}
 
 
+TRACE = Path("/run/inside.trace")
+"""Where SIGUSR1 makes every thread of this process say where it is."""
+
+
 async def main() -> None:
     driver = Driver()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
@@ -281,4 +286,6 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["once"]:
         once(*sys.argv[2:5])
     else:
-        asyncio.run(main())
+        with TRACE.open("w") as trace:
+            faulthandler.register(signal.SIGUSR1, trace)
+            asyncio.run(main())
