@@ -33,7 +33,7 @@ def checks() -> list[Check]:
     """The checks, slowest first, so that two cores finish soonest."""
     python = sys.executable
     return [
-        Check("mypy", (python, "-m", "mypy", *PACKAGES, "e2e/lab", "tools", "bench")),
+        Check("mypy", (python, "-m", "mypy", *PACKAGES, "e2e/lab", "e2e/faults", "tools", "bench")),
         Check("import-linter", (str(Path(python).parent / "lint-imports"), "--no-cache")),
         Check("chart", (python, "tools/lint_chart.py")),
         Check("protos", (python, "tools/generate_protos.py", "--check")),

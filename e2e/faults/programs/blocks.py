@@ -83,7 +83,8 @@ def dump(path: str) -> None:
     print("\n".join(lines))
 
 
-if sys.argv[2:] == ["--dump"]:
-    dump(sys.argv[1])
-else:
-    write(sys.argv[1])
+if __name__ == "__main__":
+    if sys.argv[2:] == ["--dump"]:
+        dump(sys.argv[1])
+    else:
+        write(sys.argv[1])

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-import psycopg2
+import psycopg2  # type: ignore[import-untyped]
 
 STREAM = "rows-" + os.environ["NODE"]
 INTERVAL_SECONDS = 1 / float(os.environ.get("RATE", "20"))
@@ -92,4 +92,5 @@ def main() -> None:
             time.sleep(RETRY_SECONDS)
 
 
-main()
+if __name__ == "__main__":
+    main()
