@@ -3,12 +3,15 @@
 1. The holders are written into the status first, then finalizer and label in one write: an agent
    that finds its label also finds its entry, and one that never saw the label made nothing.
 2. Deletion waits until every holder that had its label says Erased.
+3. Of a replicated volume the in-sync nodes are named; their agents see to it that all copies are of
+   one instant. A node that falls out of sync before it is done is left out, so that the others need
+   not wait for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from . import reasons
@@ -16,7 +19,7 @@ from .actions import SNAPSHOT, Action, PatchObject, Plan, Tell, plan_release, pl
 from .conditions import PROGRESSING, READY, Condition, find_condition
 from .ids import holder_label
 from .model import Holder, HolderState, Snapshot, Volume, VolumeReplica
-from .names import ANNOTATION_GIVE_UP, FINALIZER_SNAPSHOT
+from .names import ANNOTATION_GIVE_UP, ANNOTATION_HOLDER, FINALIZER_SNAPSHOT
 from .sizing import format_bytes
 
 
@@ -36,7 +39,10 @@ def plan_snapshot(view: SnapshotView, *, now: str) -> Plan:
     if snapshot.meta.deleting:
         return _plan_delete(view, now=now)
     if snapshot.holders:
-        return Plan(_plan_mark(snapshot, snapshot.holders) + _report_held(view, now=now))
+        kept = leave_out(view)
+        held = replace(view, snapshot=replace(snapshot, holders=kept))
+        changed = kept != snapshot.holders
+        return Plan(_plan_mark(snapshot, kept) + _report_held(held, changed=changed, now=now))
     holders = _choose_holders(view)
     if isinstance(holders, Condition):
         return Plan(_report(snapshot, {"readyToUse": False}, holders, now=now))
@@ -55,6 +61,9 @@ def _choose_holders(view: SnapshotView) -> tuple[Holder, ...] | Condition:
             f"Volume {name} {state}: delete this Snapshot and take one of another volume",
         )
     in_sync = volume.record.in_sync if volume.record else frozenset()
+    named = view.snapshot.meta.annotations.get(ANNOTATION_HOLDER)
+    if named:
+        in_sync = frozenset({named})
     own = [r for r in view.replicas if r.volume_uid == volume.meta.uid and r.node in in_sync]
     if not own or not volume.status_size_bytes or any(r.meta.deleting for r in own):
         return Condition(
@@ -68,6 +77,35 @@ def _choose_holders(view: SnapshotView) -> tuple[Holder, ...] | Condition:
         Holder(r.node, r.storage_cluster, r.pool, HolderState.PENDING)
         for r in sorted(own, key=lambda r: r.node)
     )
+
+
+def leave_out(view: SnapshotView) -> tuple[Holder, ...]:
+    """The holders, with those that wait on a node that is not in sync any more left out.
+
+    Left out is Failed, not Erased: what its agent may have copied is erased with the Snapshot.
+    """
+    snapshot, volume = view.snapshot, view.volume
+    record = volume.record if volume is not None else None
+    same = volume is not None and volume.meta.uid == snapshot.volume_uid
+    if record is None or not same or snapshot.ready_to_use or len(snapshot.holders) < 2:
+        return snapshot.holders
+    late = [h for h in snapshot.holders if h.state is HolderState.PENDING]
+    out = {h.node for h in late if h.node not in record.in_sync}
+    if not any(_counts(h) and h.node not in out for h in snapshot.holders):
+        return snapshot.holders
+    text = "left out: the replica here was not in sync any more"
+    return tuple(
+        replace(h, state=HolderState.FAILED, reason=reasons.PEER_NOT_IN_SYNC, message=text)
+        if h.node in out
+        else h
+        for h in snapshot.holders
+    )
+
+
+def _counts(holder: Holder) -> bool:
+    """Whether the Snapshot is ready only with this holder."""
+    failed = holder.state is HolderState.FAILED
+    return not (failed and holder.reason == reasons.PEER_NOT_IN_SYNC)
 
 
 def _plan_take(view: SnapshotView, holders: tuple[Holder, ...], *, now: str) -> Plan:
@@ -102,14 +140,17 @@ def _plan_mark(snapshot: Snapshot, holders: tuple[Holder, ...]) -> tuple[Action,
     return (PatchObject(SNAPSHOT, meta, {"metadata": metadata}),) if metadata else ()
 
 
-def _report_held(view: SnapshotView, *, now: str) -> tuple[Action, ...]:
+def _report_held(view: SnapshotView, *, changed: bool, now: str) -> tuple[Action, ...]:
     snapshot = view.snapshot
-    ready = all(h.state is HolderState.READY for h in snapshot.holders)
+    counting = [h for h in snapshot.holders if _counts(h)]
+    ready = bool(counting) and all(h.state is HolderState.READY for h in counting)
     wanted: dict[str, Any] = {"readyToUse": ready}
-    times = [h.creation_time for h in snapshot.holders if h.creation_time]
+    if changed:
+        wanted["holders"] = [h.to_dict() for h in snapshot.holders]
+    times = [h.creation_time for h in counting if h.creation_time]
     if ready and times and not snapshot.creation_time:
         wanted["creationTime"] = min(times)
-    sizes = [h.size_bytes for h in snapshot.holders if h.size_bytes]
+    sizes = [h.size_bytes for h in counting if h.size_bytes]
     if ready and sizes:
         wanted["sizeBytes"] = max(sizes)
         wanted["summary"] = {"size": format_bytes(max(sizes))}
@@ -117,6 +158,7 @@ def _report_held(view: SnapshotView, *, now: str) -> tuple[Action, ...]:
 
 
 def _judge(view: SnapshotView, holders: tuple[Holder, ...]) -> Condition:
+    holders = tuple(h for h in holders if _counts(h)) or holders
     failed = next((h for h in holders if h.state is HolderState.FAILED), None)
     if failed is not None:
         return Condition(

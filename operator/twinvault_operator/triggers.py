@@ -92,17 +92,23 @@ class Triggers:
         delay = PUBLISHED_SECONDS if _only_published(before, after) else 0.0
         self._queue.add(Key(VOLUME, name), delay)
         self._roll_up_pairs(before, after)
+        if not _same(before, after, lambda v: v.record):
+            self._look_at_snapshots(name)
         if _same(before, after, lambda v: (v.phase, v.status_size_bytes, v.meta.deleting)):
             return
-        for snapshot in self._world.snapshots.find("volume", name):
-            if not snapshot.holders:
-                self._queue.add(Key(SNAPSHOT, snapshot.meta.name))
+        self._look_at_snapshots(name)
         for clone in self._world.volumes.find("source", f"{VOLUME}/{name}"):
             if clone.meta.name in self.waiting:
                 self._queue.add(Key(VOLUME, clone.meta.name))
         for volume in (before, after):
             if volume is not None and volume.source.volume:
                 self._queue.add(Key(VOLUME, volume.source.volume))
+
+    def _look_at_snapshots(self, volume: str) -> None:
+        """Those that are not taken yet."""
+        for snapshot in self._world.snapshots.find("volume", volume):
+            if not snapshot.ready_to_use:
+                self._queue.add(Key(SNAPSHOT, snapshot.meta.name))
 
     def _roll_up_pairs(self, before: Volume | None, after: Volume | None) -> None:
         """A pair counts its volumes, and which of them are degraded and why."""

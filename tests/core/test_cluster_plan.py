@@ -207,6 +207,33 @@ def test_a_lost_holder_is_given_up_only_by_its_name_and_only_while_it_is_lost() 
     assert kinds(plan_of(given)) == ["PatchStatus"]
 
 
+def two_sided(in_sync: list[str], *states: str) -> Plan:
+    status = placed_status("east-1")
+    status["replication"]["inSync"] = in_sync
+    holders = [holder(n, state) for n, state in zip(("east-1", "west-1"), states, strict=True)]
+    taken = snapshot(status={"volumeUID": "uid-v", "holders": holders})
+    return plan_snapshot(SnapshotView(taken, volume(status=status), (replica(),)), now=NOW)
+
+
+def test_a_copy_on_a_node_that_fell_out_of_sync_is_not_waited_for() -> None:
+    waiting = two_sided(["east-1", "west-1"], "Pending", "Pending")
+    assert "holders" not in status(waiting)
+    left = two_sided(["east-1"], "Pending", "Pending")
+    assert [h["state"] for h in status(left)["holders"]] == ["Pending", "Failed"]
+    assert condition(left, "Ready")["reason"] == reasons.TAKING
+    enough = two_sided(["east-1"], "Ready", "Pending")
+    assert status(enough)["readyToUse"]
+    assert condition(enough, "Ready")["message"] == "can be restored from east-1"
+
+
+def test_a_snapshot_before_a_forced_promotion_is_of_the_chosen_node_alone() -> None:
+    of = snapshot(meta={"annotations": {"twinvault.io/holder": "west-1"}})
+    known = volume(status=placed_status("east-1"))
+    both = (replica(), replica(node="west-1"))
+    made = plan_snapshot(SnapshotView(of, known, both), now=NOW)
+    assert [h["node"] for h in status(made)["holders"]] == ["west-1"]
+
+
 # -- ReplicationPair ------------------------------------------------------------------------------
 
 

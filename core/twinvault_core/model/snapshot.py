@@ -19,7 +19,10 @@ class HolderState(StrEnum):
 
 @dataclass(frozen=True)
 class Holder:
-    """One node's copy. The operator adds it as Pending; the node's agent moves it on."""
+    """One node's copy. The operator adds it as Pending; the node's agent moves it on.
+
+    ``attempt``: at which instant it was taken; copies of one attempt hold the same content.
+    """
 
     node: str
     storage_cluster: str
@@ -29,6 +32,7 @@ class Holder:
     message: str = ""
     creation_time: str = ""
     size_bytes: int = 0
+    attempt: int = 0
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Holder:
@@ -41,6 +45,7 @@ class Holder:
             message=raw.get("message") or "",
             creation_time=raw.get("creationTime") or "",
             size_bytes=raw.get("sizeBytes") or 0,
+            attempt=int(raw.get("attempt") or 0),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +60,8 @@ class Holder:
         }
         if self.creation_time:
             out["creationTime"] = self.creation_time
+        if self.attempt:
+            out["attempt"] = self.attempt
         return out
 
 
