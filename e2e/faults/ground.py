@@ -68,6 +68,7 @@ class Ground:
     secondary: str
     struck_at: float = 0.0
     api_away: bool = False
+    _failed_disks: set[str] = field(default_factory=set)
     _ending: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -99,6 +100,10 @@ class Ground:
         self.api_away = True
         for location in LOCATIONS:
             self.lab.site(location.name).freeze_api_server()
+
+    def fail_disk(self, node: str) -> None:
+        self._failed_disks.add(node)
+        self.node(node).fail_disk()
 
     def slow_api(self) -> None:
         """Every API server is stopped four fifths of the time."""
@@ -193,11 +198,13 @@ class Ground:
         self._heal_objects()
 
     def _heal_node(self, node: LabNode) -> None:
+        if node.name in self._failed_disks:
+            # A disk is exchanged with the node switched off; the filesystem on it is shut anyway.
+            node.kill()
         if node.is_running():
             node.thaw()
         else:
             node.start()
-        node.mend_disk()
         self.signal(node.name, AGENT, "CONT")
         node.exec("sh", "-c", f"rm -f {_FILLER}").check()
 

@@ -147,12 +147,12 @@ def _node_frozen(ground: Ground) -> None:
 
 def _disk_primary(ground: Ground) -> None:
     ground.strike()
-    ground.node(ground.primary).fail_disk()
+    ground.fail_disk(ground.primary)
 
 
 def _disk_secondary(ground: Ground) -> None:
     ground.strike()
-    ground.node(ground.secondary).fail_disk()
+    ground.fail_disk(ground.secondary)
 
 
 def _pool_full(ground: Ground) -> None:
