@@ -16,6 +16,7 @@ from tests.core.replication_model.drbd import Drbd
 from tests.core.replication_model.kernel import USABLE, Kernel, Write
 from tests.core.replication_model.kernel import other as other_letter
 from twinvault_core.errors import (
+    DeadlineError,
     FailedPreconditionError,
     InUseError,
     NotFoundError,
@@ -25,6 +26,7 @@ from twinvault_core.fence import FenceExit
 from twinvault_core.model import FirstSync, ReplicationSpec
 from twinvault_core.replication_state import Disk, Resync
 from twinvault_engine.drbd_events import OnChange
+from twinvault_engine.drbd_quiesce import Hold
 from twinvault_engine.drbd_replica import ReplicaFacts
 from twinvault_engine.drbd_state import Resource
 from twinvault_engine.local_use import VolumeUse
@@ -198,6 +200,7 @@ class FakeReplication(NoReplication):
         self.told: list[str] = []
         self.keeps_pods = False
         self.size_bytes = 0
+        self.late_releases = 0
 
     @property
     def _kernel(self) -> Kernel:
@@ -300,6 +303,18 @@ class FakeReplication(NoReplication):
         self.told.append("resize")
         self.size_bytes *= 2
         return self.size_bytes
+
+    def quiesce(self, pool: str, volume_id: str, token: str, *, seconds: float) -> Hold:
+        if not self._kernel.primary:
+            raise FailedPreconditionError("not primary here")
+        self.told.append(f"quiesce {token}")
+        return Hold.FROZEN
+
+    def release(self, token: str) -> None:
+        self.told.append(f"release {token}")
+        if self.late_releases:
+            self.late_releases -= 1
+            raise DeadlineError("writes went on before")
 
     def take_down(self, pool: str, volume_id: str, volume_uid: str) -> None:
         if self._kernel.primary:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.agent.fake_drbd import MINOR, NODES, VOLUME, FakeEvents, FakeReplication, Pair
 from tests.agent.fake_storage import FakeStorage
 from tests.agent.world import NODES as NODE_OBJECTS
-from tests.agent.world import REPLICAS
+from tests.agent.world import REPLICAS, SNAPSHOTS
 from tests.kube.fake_api import FakeApi, Json
 from twinvault_core.agent_api import Request, Stage, Unstage
 from twinvault_core.errors import UnavailableError
@@ -172,6 +172,7 @@ def replica_object(node: str, uid: str, first_sync: str = "") -> Json:
             "sizeBytes": GIB,
             "volumeMode": "Filesystem",
             "fsType": "ext4",
+            "role": "Primary" if node == EAST else "Secondary",
             "replication": replication,
         },
     }
@@ -237,6 +238,31 @@ class MetroWorld:
         await self.set_record(
             ReplicationRecord(before.epoch + 1, to, frozenset({to}), before.serial + 1)
         )
+
+    async def take_snapshot(self, name: str) -> None:
+        """As the operator: an entry and a label for each node."""
+        holders = [{"node": node, "pool": "fast", "state": "Pending"} for node in NODES]
+        await self.api.put(
+            SNAPSHOTS,
+            {
+                "apiVersion": "twinvault.io/v1alpha1",
+                "kind": "Snapshot",
+                "metadata": {
+                    "name": name,
+                    "labels": {f"holder.twinvault.io/{node}": "true" for node in NODES},
+                    "finalizers": ["twinvault.io/holders"],
+                },
+                "spec": {"volume": VOLUME},
+                "status": {"volumeUID": UID, "holders": holders},
+            },
+        )
+
+    def holders(self, name: str) -> list[Json]:
+        entries: list[Json] = self.api.objects[(SNAPSHOTS, name)]["status"]["holders"]
+        return entries
+
+    def is_taken(self, name: str) -> bool:
+        return all(entry["state"] == "Ready" for entry in self.holders(name))
 
     async def until(
         self, condition: Callable[[], object], what: str, timeout_seconds: float = 10.0

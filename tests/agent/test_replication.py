@@ -368,3 +368,53 @@ async def test_a_diverged_volume_is_copied_and_waits_for_a_person(metro: MetroWo
                 f"{side.node} to hold and copy",
             )
             assert side.status["diverged"]
+
+
+async def test_both_copies_of_a_snapshot_are_of_one_instant(metro: MetroWorld) -> None:
+    async with metro.running():
+        await metro.east.stage()
+        await metro.take_snapshot("s1")
+        await metro.until(lambda: metro.is_taken("s1"), "both copies")
+        attempts = {entry["attempt"] for entry in metro.holders("s1")}
+        assert len(attempts) == 1
+        (token,) = attempts
+        held, released = metro.east.drbd.told[-2:]
+        assert (held, released) == (f"quiesce {token}", f"release {token}")
+        assert not any(told.startswith("quiesce") for told in metro.west.drbd.told)
+
+
+async def test_a_snapshot_whose_writes_went_on_too_early_is_taken_again(
+    metro: MetroWorld,
+) -> None:
+    async with metro.running():
+        await metro.east.stage()
+        metro.east.drbd.late_releases = 1
+        await metro.take_snapshot("s1")
+        await metro.until(lambda: metro.is_taken("s1"), "both copies")
+        tokens = [told.split()[1] for told in metro.east.drbd.told if "quiesce" in told]
+        assert len(tokens) == 2
+        assert {entry["attempt"] for entry in metro.holders("s1")} == {tokens[1]}
+        for side in metro.sides:
+            assert side.storage.calls.count("erase_snapshot s1") >= 2
+
+
+async def test_an_unused_volume_is_copied_without_holding_anything(metro: MetroWorld) -> None:
+    async with metro.running():
+        await metro.take_snapshot("s1")
+        await metro.until(lambda: metro.is_taken("s1"), "both copies")
+        assert not any("quiesce" in told for told in metro.east.drbd.told)
+
+
+async def test_writes_go_on_when_the_other_node_does_not_copy(metro: MetroWorld) -> None:
+    await metro.create()
+    async with metro.east.running():
+        async with metro.west.running():
+            await metro.until_in_sync()
+            await metro.east.stage()
+        await metro.take_snapshot("s1")
+        await metro.until(
+            lambda: any("release" in told for told in metro.east.drbd.told), "writes to go on"
+        )
+        assert not metro.is_taken("s1")
+        async with metro.west.running():
+            await metro.until(lambda: metro.is_taken("s1"), "both copies", 30)

@@ -32,7 +32,7 @@ class Holder:
     message: str = ""
     creation_time: str = ""
     size_bytes: int = 0
-    attempt: int = 0
+    attempt: str = ""
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any]) -> Holder:
@@ -45,7 +45,7 @@ class Holder:
             message=raw.get("message") or "",
             creation_time=raw.get("creationTime") or "",
             size_bytes=raw.get("sizeBytes") or 0,
-            attempt=int(raw.get("attempt") or 0),
+            attempt=raw.get("attempt") or "",
         )
 
     def to_dict(self) -> dict[str, Any]:

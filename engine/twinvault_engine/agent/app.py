@@ -138,7 +138,14 @@ class Agent:
             client, self.replicas, writer, self._events, storage, threads, locks, self.view
         )
         self._snapshot_reconciler = SnapshotReconciler(
-            client, self.snapshots, self._events, storage, threads, locks, self.view
+            client,
+            self.snapshots,
+            self._events,
+            storage,
+            threads,
+            locks,
+            self.view,
+            self.replication.make_attempts(self.snapshots, storage, threads),
         )
         self._node_reconciler = NodeReconciler(
             client,

@@ -26,7 +26,7 @@ class AgentConfig:
     metrics_address: str = "0.0.0.0"
     metrics_port: int = DEFAULT_METRICS_PORT
     lease_duration_seconds: float = 10.0
-    lease_renew_seconds: float = 2.5
+    lease_renew_seconds: float = 1.5
     observe_seconds: float = 20.0
     engine_threads: int = 6
     socket_threads: int = 8
@@ -52,7 +52,7 @@ class AgentConfig:
                 _number(environment, "TWINVAULT_METRICS_PORT", DEFAULT_METRICS_PORT, least=0)
             ),
             lease_duration_seconds=_number(environment, "TWINVAULT_LEASE_DURATION_SECONDS", 10.0),
-            lease_renew_seconds=_number(environment, "TWINVAULT_LEASE_RENEW_SECONDS", 2.5),
+            lease_renew_seconds=_number(environment, "TWINVAULT_LEASE_RENEW_SECONDS", 1.5),
             observe_seconds=_number(environment, "TWINVAULT_OBSERVE_SECONDS", 20.0),
             node_address=environment.get("NODE_ADDRESS") or "",
         )

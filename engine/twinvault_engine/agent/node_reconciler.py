@@ -62,6 +62,8 @@ class NodeReconciler:
         self._ensured: dict[str, PoolSpec] = {}
         self._devices: tuple[DeviceFacts, ...] = ()
         self._block_names: list[str] | None = None
+        self._replication: dict[str, Any] = {}
+        """Empty until it was looked at, which may load a kernel module."""
         self._orphans: list[Orphan] | None = None
         """None until the first search: what the status says of them stands till then."""
         self._orphans_at = float("-inf")
@@ -83,6 +85,7 @@ class NodeReconciler:
         # Usage may be old by a moment; the pools' state must be told before slower searches.
         await self._tell(obj, node, pools)
         await self._look_at_orphans(obj, node)
+        self._replication = dict(await self._observe_replication())
         await self._tell(self._informer.store.get(name, obj), node, pools)
         waiting = any(pool.state is not PoolState.READY for pool in pools)
         return WAITING_POOL_SECONDS if waiting else None
@@ -198,7 +201,7 @@ class NodeReconciler:
             devices=self._devices,
             pools=pools,
             orphans=self._format_orphans(node),
-            replication=await self._observe_replication(),
+            replication=self._replication or node.status.get("replication") or {},
             now=self._writer.clock(),
         )
         step("write status of the node")

@@ -41,6 +41,7 @@ from .replication_steps import StepRunner
 from .requests import BY_VOLUME
 from .rescuer import LONGEST_SECONDS, Rescuer
 from .safety_clones import SafetyClones
+from .snapshot_attempt import SnapshotAttempts
 from .storage import OperationMeter, Storage, StorageThreads
 from .work_queue import Key, Subject, WorkQueue
 
@@ -74,7 +75,6 @@ class ReplicationService:
         self._storage, self._replicas = storage.replication, replicas
         self._data = DataDirectory(config.data_dir)
         self._threads = StorageThreads(config.replication_threads, meter, "replication")
-        self._on_down = on_down
         node, drbd, threads = config.node_name, storage.replication, self._threads
         records = RecordStore(record_client)
         memory = ReplicaMemory(config.data_dir / "records" / "replicas")
@@ -214,6 +214,12 @@ class ReplicationService:
     def _find_replica(self, volume_id: str) -> VolumeReplica | None:
         found = self._replicas.find(BY_VOLUME, volume_id)
         return VolumeReplica.parse(found[0]) if found else None
+
+    def make_attempts(
+        self, snapshots: Informer, storage: Storage, threads: StorageThreads
+    ) -> SnapshotAttempts:
+        """For the snapshots of replicated volumes."""
+        return SnapshotAttempts(snapshots, storage, threads, self.feed, self._find_replica)
 
     # -- for the socket --------------------------------------------------------------------------
 

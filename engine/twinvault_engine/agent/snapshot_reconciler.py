@@ -27,6 +27,7 @@ from .event_queue import EventQueue
 from .locks import VolumeLocks, snapshot_key, volume_key
 from .node_view import NodeView
 from .replica_reconciler import LOOK_AGAIN_SECONDS
+from .snapshot_attempt import QUIET_REASONS, SnapshotAttempts
 from .status import describe_internal
 from .storage import Storage, StorageThreads
 
@@ -45,7 +46,9 @@ class SnapshotReconciler:
         threads: StorageThreads,
         locks: VolumeLocks,
         view: NodeView,
+        attempts: SnapshotAttempts,
     ) -> None:
+        self._attempts = attempts
         self._client, self._informer, self._events = client, informer, events
         self._storage, self._threads, self._locks = storage, threads, locks
         self._view = view
@@ -61,21 +64,23 @@ class SnapshotReconciler:
         keys = [snapshot_key(name), volume_key(snapshot.volume)]
         failure: Exception | None = None
         async with self._locks.hold(keys, f"the agent works on snapshot {name}"):
-            plan, holder, failure = await self._work(snapshot)
+            plan, holder, failure = await self._work(obj, snapshot)
         if holder is not None:
             await self._tell(obj, holder)
         if failure is not None:
             raise failure
         return LOOK_AGAIN_SECONDS if plan.action is HolderAction.WAIT else None
 
-    async def _work(self, snapshot: Snapshot) -> tuple[HolderPlan, Holder | None, Exception | None]:
+    async def _work(
+        self, obj: Json, snapshot: Snapshot
+    ) -> tuple[HolderPlan, Holder | None, Exception | None]:
         holder = snapshot.holder(self._view.node_name)
         plan = HolderPlan(HolderAction.NONE, holder)
         try:
             copy = await self._observe(snapshot, holder)
             pool = self._view.pools.get(holder.pool) if holder else None
             plan = plan_holder(snapshot, self._view.node_name, copy, pool)
-            return plan, await self._apply(snapshot, plan), None
+            return plan, await self._apply(obj, snapshot, plan), None
         except TwinvaultError as error:
             told = decide_holder_failure(plan, error)
             final = told is not None and told.state is HolderState.FAILED
@@ -93,10 +98,13 @@ class SnapshotReconciler:
         work = partial(self._storage.observe_snapshot, holder.pool, snapshot.meta.name)
         return await self._threads.run("observe_snapshot", work)
 
-    async def _apply(self, snapshot: Snapshot, plan: HolderPlan) -> Holder | None:
+    async def _apply(self, obj: Json, snapshot: Snapshot, plan: HolderPlan) -> Holder | None:
         holder, name = plan.holder, snapshot.meta.name
         if holder is None:
             return None
+        partner = self._attempts.find_partner(snapshot)
+        if plan.action is HolderAction.TAKE and partner is not None:
+            return await self._attempts.take(snapshot, holder, partner, partial(self._tell, obj))
         if plan.action is HolderAction.TAKE:
             take = partial(
                 self._storage.ensure_snapshot,
@@ -148,7 +156,7 @@ class SnapshotReconciler:
             self._events.tell(obj, "SnapshotTaken", f"{size} taken in {where}")
         elif holder.state is HolderState.ERASED:
             self._events.tell(obj, "SnapshotErased", f"erased in {where}")
-        elif holder.reason and holder.reason != before.reason:
+        elif holder.reason and holder.reason not in {before.reason, *QUIET_REASONS}:
             self._events.tell(obj, holder.reason, holder.message, warning=True)
 
 

@@ -96,7 +96,7 @@ def build_node_status(
         "devices": [device.to_dict() for device in devices[:MAX_DEVICES]],
         "pools": [pool.to_dict() for pool in settle_pools(node.pool_status, pools)],
         "orphans": [dict(orphan) for orphan in orphans[:MAX_ORPHANS]],
-        "replication": dict(replication),
+        **({"replication": dict(replication)} if replication else {}),
         "conditions": merge_conditions(
             node.conditions,
             [node_ready(node.meta.name, pools)],
