@@ -86,7 +86,21 @@ class LeaseKeeper:
             except (TwinvaultError, TimeoutError) as error:
                 self.failures += 1
                 logger.warning("Lease %s not renewed: %s", self._lease.name, error)
-            await asyncio.sleep(self._renew_seconds)
+            await asyncio.sleep(self._next_delay())
+
+    def hear(self, lease: Json) -> None:
+        """A version that a watch told of: the holder's silence counts from now, and ``run`` tries
+        the moment that it has lasted long enough.
+        """
+        version = str(lease["metadata"]["resourceVersion"])
+        if self._seen is None or self._seen[0] != version:
+            self._seen = (version, self._monotonic())
+
+    def _next_delay(self) -> float:
+        if self.held or self._seen is None:
+            return self._renew_seconds
+        due = self._seen[1] + self._duration_seconds - self._monotonic()
+        return min(self._renew_seconds, due + 0.01) if due > 0 else self._renew_seconds
 
     async def release(self) -> None:
         """Let the next holder take over at once; only when we still hold it."""

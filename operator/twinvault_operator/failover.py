@@ -31,7 +31,7 @@ from twinvault_kube.kinds import LEASES
 
 from .evidence import NOBODY, Users, find_replicated_nodes, observe_failover
 from .failover_report import FailoverReport
-from .failover_steps import FailoverSteps, Work
+from .failover_steps import FailoverSteps, Outcome, Work
 from .world import World
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ READ_SECONDS = 2.0
 READ_AGAIN_SECONDS = 0.2
 FRESH_SECONDS = 1.0
 """A proof of silence is repeated before more is done on it than this old."""
+STALE_SECONDS = 0.02
 LOOK_AGAIN_SECONDS = 15.0
 """A lost node is looked at again so often although nothing was heard."""
 IDLE_SECONDS = 30.0
@@ -187,17 +188,19 @@ class Failover:
             if not work and (not needs_users or users is not NOBODY):
                 self._rest(view, waits)
                 return
-            done, listed = await self._do(view, work, needs_users)
+            outcomes, listed = await self._do(view, work, needs_users)
             users = listed or users
             same = frozenset(_subject(s) for s in work)
-            stuck = bool(work) and (not done or same == before)
+            stuck = bool(work) and (Outcome.FAILED in outcomes or same == before)
             attempt, before = (attempt + 1 if stuck else 0), same
             if stuck or (needs_users and listed is None):
                 await asyncio.sleep(choose_retry(attempt).after_seconds)
+            elif Outcome.STALE in outcomes:
+                await asyncio.sleep(STALE_SECONDS)
 
     async def _do(
         self, view: NodeView, work: list[Work], needs_users: bool
-    ) -> tuple[bool, Users | None]:
+    ) -> tuple[frozenset[Outcome], Users | None]:
         """All steps side by side, and who uses the volumes of the lost node: meanwhile, when
         nothing of that is being removed, else afterwards.
         """
@@ -205,13 +208,14 @@ class Failover:
         early = needs_users and not removes
         listing = asyncio.create_task(self._steps.list_users(view.node)) if early else None
         results = await asyncio.gather(*(self._steps.do(step) for step in work))
-        won = [s for s, ok in zip(work, results, strict=True) if ok and isinstance(s, Swap)]
+        ended = zip(work, results, strict=True)
+        won = [s for s, how in ended if isinstance(s, Swap) and how is Outcome.DONE]
         if won:
             self._report.swapped(view, won)
         users = None
         if needs_users:
             users = await (listing or self._steps.list_users(view.node))
-        return all(results), users
+        return frozenset(results), users
 
     def _rest(self, view: NodeView, waits: list[Wait]) -> None:
         me = view.nodes[view.node]

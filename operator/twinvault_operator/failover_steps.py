@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from twinvault_core.actions import STORAGE_NODE, VOLUME, Tell
@@ -35,8 +36,15 @@ LIST_SECONDS = 5.0
 PARALLEL = 32
 
 
+class Outcome(StrEnum):
+    DONE = "Done"
+    STALE = "Stale"
+    """Somebody else wrote in between; what is there is known by now. Plan again at once."""
+    FAILED = "Failed"
+
+
 class FailoverSteps:
-    """``do`` answers whether the step was done; what failed is planned anew by the caller."""
+    """Repeatable; what was not done is planned anew by the caller."""
 
     def __init__(
         self, client: KubeClient, world: World, announcer: Announcer, metrics: Metrics
@@ -45,20 +53,20 @@ class FailoverSteps:
         self._announcer, self._metrics = announcer, metrics
         self._slots = asyncio.Semaphore(PARALLEL)
 
-    async def do(self, step: Work) -> bool:
+    async def do(self, step: Work) -> Outcome:
         try:
             async with self._slots, asyncio.timeout(step.retry.deadline_seconds):
                 await self._do(step)
         except ConflictError as error:
             logger.info("%s: %s; planning again", type(step).__name__, error.message)
-            return False
+            return Outcome.STALE
         except (TwinvaultError, TimeoutError) as error:
             self._metrics.failover_errors.labels(type(step).__name__).inc()
             log = logger.error if step.retry.stuck else logger.warning
             log("%s: %s; trying again", type(step).__name__, error)
-            return False
+            return Outcome.FAILED
         self._metrics.writes.labels(type(step).__name__, "Failover").inc()
-        return True
+        return Outcome.DONE
 
     async def list_users(self, node: str) -> Users | None:
         """Pods and attachments of the node; None when the API server did not say in time."""

@@ -206,6 +206,8 @@ class Operator:
         return ""
 
     def _observe_lease(self, name: str, lease: Json | None) -> None:
+        if name == LEADER_LEASE and lease is not None:
+            self._keeper.hear(lease)
         if not self.world.numbers.observe(name, lease):
             self.liveness.observe(name, lease)
             self._failover.lease_heard(name)

@@ -54,6 +54,19 @@ async def test_a_silent_holder_is_followed_after_its_duration_as_seen_here(
     assert lease["spec"]["leaseTransitions"] == 1
 
 
+async def test_silence_counts_from_what_a_watch_told_without_a_read_in_between(
+    api: FakeApi, client: KubeClient
+) -> None:
+    clock = Clock()
+    first, second = keeper(client, "a", clock), keeper(client, "b", clock)
+    await first.try_once()
+    second.hear(api.objects[(PATH, NAME.name)])
+    clock.now += 9
+    assert not await second.try_once()
+    clock.now += 1
+    assert await second.try_once()
+
+
 async def test_the_former_holder_notices_that_it_was_followed(
     api: FakeApi, client: KubeClient
 ) -> None:

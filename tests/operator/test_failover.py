@@ -1,0 +1,316 @@
+"""Failover: who uses a lost node, when it is asked, what is told; the decisions are core's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+import pytest
+
+from tests.operator.model_api import GIB, ModelApi, ModelOperator
+from twinvault_core.errors import UnavailableError
+from twinvault_core.ids import node_lease_name
+from twinvault_core.names import ANNOTATION_LOST, DRIVER_NAME, TAINT_OUT_OF_SERVICE
+from twinvault_kube.client import KubeClient
+from twinvault_kube.kinds import LEASES, Kind
+from twinvault_operator.announcer import Announcer
+from twinvault_operator.evidence import parse_users
+from twinvault_operator.failover import Failover
+from twinvault_operator.failover_report import FailoverReport
+from twinvault_operator.failover_steps import FailoverSteps
+from twinvault_operator.metrics import Metrics
+
+Json = dict[str, Any]
+NODES = ("east-1", "west-1")
+
+
+# -- who uses volumes on a node --------------------------------------------------------------------
+
+
+def pv(name: str, handle: str, driver: str = DRIVER_NAME, claim: str = "") -> Json:
+    spec: Json = {"csi": {"driver": driver, "volumeHandle": handle}}
+    if claim:
+        spec["claimRef"] = {"namespace": "his", "name": claim}
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def pod(name: str, *claims: str, phase: str = "Running", ephemeral: str = "") -> Json:
+    volumes: list[Json] = [{"name": c, "persistentVolumeClaim": {"claimName": c}} for c in claims]
+    volumes.append({"name": "config", "configMap": {"name": "c"}})
+    if ephemeral:
+        volumes.append({"name": ephemeral, "ephemeral": {"volumeClaimTemplate": {}}})
+    meta = {"name": name, "namespace": "his", "uid": f"uid-{name}"}
+    spec = {"nodeName": "east-1", "volumes": volumes}
+    return {"metadata": meta, "spec": spec, "status": {"phase": phase}}
+
+
+def attachment(name: str, of: str, node: str = "east-1", attacher: str = DRIVER_NAME) -> Json:
+    source = {"persistentVolumeName": of}
+    spec = {"attacher": attacher, "nodeName": node, "source": source}
+    return {"metadata": {"name": name, "uid": f"uid-{name}"}, "spec": spec}
+
+
+def test_pods_are_matched_with_volumes_by_their_claims() -> None:
+    volumes = [
+        pv("pv-1", "v1", claim="data"),
+        pv("pv-2", "other", driver="nfs.csi.k8s.io", claim="share"),
+        pv("pv-3", "v3", claim="web-scratch"),
+        {"metadata": {"name": "local"}, "spec": {"claimRef": {"namespace": "his", "name": "disk"}}},
+    ]
+    pods = [
+        pod("db", "data"),
+        pod("mixed", "data", "share"),
+        pod("web", ephemeral="scratch"),
+        pod("pinned", "disk"),
+        pod("unbound", "nothing"),
+        pod("done", "data", phase="Succeeded"),
+    ]
+    users = parse_users("east-1", pods, [], volumes)
+    found = {p.name: (p.volumes, p.foreign) for p in users.pods}
+    assert found == {
+        "db": (("v1",), ()),
+        "mixed": (("v1",), ("share",)),
+        "web": (("v3",), ()),
+        "pinned": ((), ("disk",)),
+        "unbound": ((), ()),
+    }
+
+
+def test_attachments_of_other_drivers_and_other_nodes_are_told_apart() -> None:
+    volumes = [pv("pv-1", "v1"), pv("pv-2", "x", driver="other")]
+    found = parse_users(
+        "east-1",
+        [],
+        [
+            attachment("a", "pv-1"),
+            attachment("b", "pv-1", node="west-1"),
+            attachment("c", "pv-2", attacher="other"),
+            attachment("d", "gone"),
+        ],
+        volumes,
+    ).attachments
+    assert {a.name: a.volume for a in found} == {"a": "v1", "c": "", "d": ""}
+
+
+# -- the runner ------------------------------------------------------------------------------------
+
+
+class _Kube:
+    """What the runner calls, over the model. ``refuse``: plural that does not answer."""
+
+    def __init__(self, api: ModelApi) -> None:
+        self.api = api
+        self.refuse: set[str] = set()
+        self.calls: list[str] = []
+
+    def _check(self, kind: Kind, verb: str) -> None:
+        self.calls.append(f"{verb} {kind.plural}")
+        if kind.plural in self.refuse:
+            raise UnavailableError(f"{kind.plural}: no answer")
+
+    async def get(self, kind: Kind, name: str, namespace: str | None = None) -> Json:
+        self._check(kind, "get")
+        return self.api.get(kind.plural, name)
+
+    async def list(self, kind: Kind, **_: str) -> tuple[list[Json], str]:
+        self._check(kind, "list")
+        return self.api.all(kind.plural), "1"
+
+    async def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], **guards: str) -> Json:
+        self._check(kind, "patch")
+        return self.api.patch(kind.plural, name, patch, **guards)
+
+    async def patch_status(
+        self, kind: Kind, name: str, status: Mapping[str, Any], **guards: str
+    ) -> Json:
+        self._check(kind, "patch")
+        return self.api.patch(kind.plural, name, {"status": status}, **guards)
+
+    async def delete(self, kind: Kind, name: str, *, uid: str = "", **_: Any) -> None:
+        self._check(kind, "delete")
+        self.api.delete(kind.plural, name, uid)
+
+
+class _Rig:
+    """Volume v is primary at east-1 and in sync at west-1; its pod runs at east-1."""
+
+    def __init__(self) -> None:
+        self.api, self.clock, self.leading = ModelApi(), [0.0], True
+        for node in NODES:
+            self.api.create("nodes", {"metadata": {"name": node}, "spec": {}})
+            site = node.partition("-")[0]
+            spec = {"storageCluster": site, "pools": []}
+            self.api.create("storagenodes", {"metadata": {"name": node}, "spec": spec})
+            self.api.create("leases", {"metadata": {"name": node_lease_name(node)}, "spec": {}})
+        pair: Json = {"clusters": ["east", "west"], "mode": "Sync"}
+        pair["failover"] = {"leaseDurationSeconds": 5, "stableSeconds": 0}
+        self.api.create("replicationpairs", {"metadata": {"name": "metro"}, "spec": pair})
+        self._add_volume()
+        self.api.create("pods", pod("db", "data"))
+        self.api.create("persistentvolumes", pv("pv-1", "v", claim="data"))
+        self.api.create("volumeattachments", attachment("va", "pv-1"))
+        self.operator = ModelOperator(self.api, self.clock)
+        self.kube = _Kube(self.api)
+        world, metrics = self.operator.world, Metrics()
+        client = cast(KubeClient, self.kube)
+        announcer = cast(Announcer, self.operator.announcer)
+        steps = FailoverSteps(client, world, announcer, metrics)
+        self.report = FailoverReport(
+            world, self.operator.queue, metrics, lambda: self.clock[0], lambda: "now"
+        )
+        self.failover = Failover(
+            client, world, steps, self.report, lambda: self.leading, "twinvault-system"
+        )
+        self.operator.triggers.on_volume = self.failover.volume_changed
+        self.operator.triggers.on_replica = self.failover.replica_changed
+
+    def _add_volume(self) -> None:
+        spec = {"sizeBytes": GIB, "pool": "fast", "replicationPair": "metro"}
+        spec["publishedTo"] = ["east-1"]
+        record = {"epoch": 1, "serial": 2, "primary": "east-1", "inSync": list(NODES)}
+        status = {"sizeBytes": GIB, "placement": {"nodes": list(NODES)}, "replication": record}
+        made = self.api.create(
+            "volumes", {"metadata": {"name": "v"}, "spec": spec, "status": status}
+        )
+        for node, peer in (NODES, NODES[::-1]):
+            link = {"minor": 1000, "port": 7000, "address": "a", "peerNode": peer}
+            full = {
+                "volume": "v",
+                "volumeUID": made["metadata"]["uid"],
+                "nodeName": node,
+                "storageCluster": node.partition("-")[0],
+                "pool": "fast",
+                "sizeBytes": GIB,
+                "replication": {**link, "peerAddress": "b"},
+            }
+            report = {"connection": "Connected", "disk": "UpToDate", "peerDisk": "UpToDate"}
+            body = {"metadata": {"name": f"v.{node}"}, "spec": full}
+            self.api.create("volumereplicas", {**body, "status": {"replication": report}})
+
+    def hear(self, node: str) -> None:
+        lease = self.api.patch(
+            "leases", node_lease_name(node), {"spec": {"beat": str(self.clock[0])}}
+        )
+        self.operator.liveness.observe(node_lease_name(node), lease)
+        self.failover.lease_heard(node_lease_name(node))
+
+    def pass_time(self, seconds: int, *alive: str) -> None:
+        for _ in range(seconds):
+            self.clock[0] += 1
+            for node in alive:
+                self.hear(node)
+            self.operator.liveness.contact()
+
+    def cut(self) -> None:
+        """west-1 reports that the link is down."""
+        status = {"replication": {"connection": "WFConnection"}}
+        self.api.patch("volumereplicas", "v.west-1", {"status": status})
+        self.operator.deliver()
+
+    async def settle(self) -> None:
+        """Let the runner do what is due at this moment of its clock."""
+        task = asyncio.create_task(self.failover.run())
+        await asyncio.sleep(0.15)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        self.operator.deliver()
+
+    def primary(self) -> str:
+        return str(self.api.get("volumes", "v")["status"]["replication"]["primary"])
+
+
+@pytest.fixture
+def rig() -> _Rig:
+    made = _Rig()
+    for node in NODES:
+        made.hear(node)
+    made.pass_time(2, *NODES)
+    return made
+
+
+async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    assert rig.primary() == "west-1"
+    assert rig.api.all("pods") == []
+    assert rig.api.all("volumeattachments") == []
+    assert not rig.api.get("volumes", "v")["spec"].get("publishedTo")
+    assert ANNOTATION_LOST in rig.api.get("storagenodes", "east-1")["metadata"]["annotations"]
+    taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
+    assert [t["key"] for t in taints] == [TAINT_OUT_OF_SERVICE]
+    phases = rig.operator.world.pair_news["metro"]["lastFailover"]["phases"]
+    assert [p["name"] for p in phases] == ["detect", "fence", "evict"]
+    assert phases[0]["seconds"] == 5.0
+
+
+async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(4, "west-1")
+    await rig.settle()
+    assert rig.primary() == "east-1"
+    assert not [c for c in rig.kube.calls if not c.startswith("get")]
+
+
+async def test_a_standby_does_nothing(rig: _Rig) -> None:
+    rig.leading = False
+    rig.cut()
+    rig.pass_time(9, "west-1")
+    await rig.settle()
+    assert rig.kube.calls == []
+
+
+async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: _Rig) -> None:
+    rig.kube.refuse.add(LEASES.plural)
+    rig.cut()
+    rig.pass_time(9, "west-1")
+    await rig.settle()
+    assert rig.primary() == "east-1"
+
+
+async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(9, "west-1")
+    rig.api.patch("leases", node_lease_name("east-1"), {"spec": {"beat": "unheard"}})
+    await rig.settle()
+    assert rig.primary() == "east-1"
+
+
+async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: _Rig) -> None:
+    rig.pass_time(9, "west-1")
+    await rig.settle()
+    assert rig.primary() == "east-1"
+    assert "does not report its link down" in rig.operator.world.failover_waits["v"]
+    assert len(rig.api.all("pods")) == 1
+
+
+async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: _Rig) -> None:
+    rig.cut()
+    rig.api.patch("volumes", "v", {"status": {"usedBytes": 1}})  # not delivered: we are behind
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    assert rig.primary() == "west-1"
+
+
+async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: _Rig) -> None:
+    rig.cut()
+    alone = {"epoch": 1, "serial": 3, "primary": "east-1", "inSync": ["east-1"]}
+    rig.api.patch("volumes", "v", {"status": {"replication": alone}})  # not delivered
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    assert rig.primary() == "east-1"
+    assert len(rig.api.all("pods")) == 1
+
+
+async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    rig.pass_time(3, *NODES)
+    await rig.settle()
+    assert not rig.api.get("nodes", "east-1")["spec"].get("taints")
+    annotations = rig.api.get("storagenodes", "east-1")["metadata"].get("annotations") or {}
+    assert ANNOTATION_LOST not in annotations
