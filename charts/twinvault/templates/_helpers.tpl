@@ -104,11 +104,16 @@ tolerations:
   {{- with $values.tolerations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- /* Never two on one node, not even until a lost node is back: whoever loses the node would lose
+       both, and a failover would wait until a new one has started. Pods of an older revision do
+       not count, or an upgrade would put both where the old ones leave room. A site is only
+       preferred: nodes may have no zone. */}}
 topologySpreadConstraints:
-  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
-  - topologyKey: {{ . }}
+  {{- range $key, $unsatisfiable := dict "topology.kubernetes.io/zone" "ScheduleAnyway" "kubernetes.io/hostname" "DoNotSchedule" }}
+  - topologyKey: {{ $key }}
     maxSkew: 1
-    whenUnsatisfiable: ScheduleAnyway
+    whenUnsatisfiable: {{ $unsatisfiable }}
+    matchLabelKeys: [pod-template-hash]
     labelSelector:
       matchLabels: {{- include "twinvault.selector" (list $root (index $ 1)) | nindent 8 }}
   {{- end }}
