@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 KERNEL_ASKS_SECONDS = 0.3
 """The kernel asks right after it froze: its own question is the quicker way, so it goes first."""
 DESK_SECONDS = 0.1
+SETTLE_SECONDS = 0.3
 AGAIN_SECONDS = 0.2
 LONGEST_SECONDS = 2.0
 
@@ -57,6 +58,7 @@ class Rescuer:
         self._parts, self._desk, self._storage = parts, desk, storage
         self._memory, self._on_done = memory, on_done
         self._tries: dict[str, int] = {}
+        self._freed_at: dict[str, float] = {}
 
     async def rescue(self, name: str) -> float | None:
         """Seconds until the next try; None when it is not frozen, or not for us to free."""
@@ -69,11 +71,20 @@ class Rescuer:
             return DESK_SECONDS
         if 0 < frozen_for < KERNEL_ASKS_SECONDS:
             return KERNEL_ASKS_SECONDS - frozen_for
+        now = asyncio.get_running_loop().time()
+        just_freed = now - self._freed_at.get(name, float("-inf"))
+        if just_freed < SETTLE_SECONDS:
+            # The kernel was told; what is heard of it may be from before.
+            return SETTLE_SECONDS - just_freed
         async with self._parts.locks.hold([record_key(volume)], f"frozen I/O of {volume}"):
             decided = await self._parts.decide(replica)
             freed = await self._free(replica, decided)
         if freed or not decided.seen.view.is_frozen:
             self._tries.pop(name, None)
+            if freed:
+                self._freed_at[name] = asyncio.get_running_loop().time()
+            else:
+                self._freed_at.pop(name, None)
             self._on_done(name)
             return None
         self._parts.tell(decided)
