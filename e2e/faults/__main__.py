@@ -104,7 +104,7 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
         if passed and not options.keep:
             with step("removing the services"):
                 scene.remove()
-    if replicated and passed:
+    if replicated:
         set_stable_seconds(lab, options.storage_class, None)
     print(render_summary(results), file=sys.stderr, flush=True)
     return 0 if passed else 1
