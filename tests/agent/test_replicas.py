@@ -192,6 +192,7 @@ async def test_an_agent_that_starts_again_writes_nothing_when_nothing_changed(
         await world.ready("v1")
         await world.until(lambda: "PoolReady" in world.events(), "the last write")
         await world.until(lambda: "Created" in world.events(), "the last write")
+        await world.until(lambda: "replication" in world.node_status(), "the last write")
     world.api.requests.clear()
     async with world.running() as agent:
         await world.until(lambda: agent.check_ready().good, "readiness")
