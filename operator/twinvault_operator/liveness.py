@@ -50,6 +50,7 @@ class Liveness:
         self._seen: dict[str, _Seen] = {}
         self._started = self._contact = self._recovered = monotonic()
         self._last: dict[str, AgentState] = {}
+        self._told_silent: set[str] = set()
         self.gap_seconds = DEFAULT_GAP_SECONDS
         """A silence of so long ends the time that a node has been well."""
 
@@ -97,6 +98,7 @@ class Liveness:
             return AgentState.UNKNOWN if waited < DEFAULT_DURATION_SECONDS else AgentState.SILENT
         silent = self._contact - seen.watch.seen_at
         if silent >= seen.duration_seconds and self._had_a_chance(self._contact):
+            self._told_silent.add(node)
             return AgentState.SILENT
         return AgentState.ALIVE if seen.renewed else AgentState.UNKNOWN
 
@@ -138,9 +140,19 @@ class Liveness:
         return f"has been silent since {seen.renew_time}Z"
 
     def find_changes(self, nodes: Iterable[str]) -> list[str]:
-        """Nodes whose state differs from the last call."""
+        """Nodes whose state differs from the last call, or from what ``state`` told since.
+
+        1. An agent falls silent between two calls; a plan is made from that, and written.
+        2. The agent speaks again before the next call, which finds it as it was.
+        3. Its volumes must be planned again all the same: what was written is wrong by now.
+        """
+        told, self._told_silent = self._told_silent, set()
         now = {node: self.state(node) for node in nodes}
-        changed = [node for node, state in now.items() if self._last.get(node) != state]
+        changed = [
+            node
+            for node, state in now.items()
+            if self._last.get(node) != state or (node in told and state is not AgentState.SILENT)
+        ]
         self._last = now
         return sorted(changed)
 

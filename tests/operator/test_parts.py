@@ -218,6 +218,19 @@ def test_only_a_change_of_state_is_news() -> None:
     assert liveness.find_changes(["n"]) == ["n"]
 
 
+def test_a_silence_that_a_plan_has_seen_is_news_when_it_ends_however_short() -> None:
+    clock = _Clock()
+    liveness = clock.liveness
+    clock.hear(1)
+    clock.hear(2)
+    assert liveness.find_changes(["n"]) == ["n"]
+    clock.pass_(11)
+    assert liveness.state("n") is AgentState.SILENT
+    clock.hear(3)
+    assert liveness.find_changes(["n"]) == ["n"]
+    assert liveness.find_changes(["n"]) == []
+
+
 async def test_a_key_is_never_worked_on_twice_at_once_and_never_forgotten() -> None:
     queue, key = WorkQueue(), Key("Volume", "v")
     running, most, done = 0, 0, 0
