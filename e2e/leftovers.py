@@ -1,8 +1,14 @@
-"""What a volume leaves behind in the lab: objects, loop devices, mounts and files."""
+"""What a volume leaves behind in the lab: objects, loop devices, mounts and files.
+
+A thing is told by the volume it belongs to, never by a device number or a pod's path: both
+change when a node starts again, and a volume that was there before is then no leftover.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from e2e.deploy import wait_seen
@@ -11,10 +17,28 @@ from e2e.lab.api import Lab
 _OBJECTS = "volumes.twinvault.io,volumereplicas.twinvault.io,snapshots.twinvault.io"
 _SCRIPT = r"""
 losetup --noheadings --raw --output NAME,BACK-FILE | sed 's/^/loop /'
-findmnt --raw --noheadings --output TARGET | grep -E 'csi.twinvault.io|kubernetes.io~csi' \
+findmnt --raw --noheadings --output TARGET,SOURCE | grep -E 'csi.twinvault.io|kubernetes.io~csi' \
   | sed 's/^/mount /' || true
 find /var/lib/twinvault/pools -mindepth 3 -maxdepth 3 2>/dev/null | sed 's/^/file /' || true
 """
+_VOLUME = re.compile(r"/volumes/([^/]+)/")
+_POD_VOLUME = re.compile(r"/kubernetes\.io~csi/([^/]+)/")
+
+
+def node_things(lines: Iterable[str]) -> frozenset[str]:
+    """``loop of pvc-1``, ``mount of pvc-1``; what has no volume by its own name."""
+    cut = [line.split(maxsplit=2) for line in lines if line.strip()]
+    volume_of: dict[str, str] = {}
+    for words in cut:
+        if words[0] == "loop" and (match := _VOLUME.search(words[-1])):
+            volume_of[words[1]] = match[1]
+    found: set[str] = set()
+    for words in cut:
+        kind, name, source = words[0], words[1], words[-1]
+        match = _POD_VOLUME.search(name) if kind == "mount" else None
+        volume = match[1] if match else volume_of.get(source if kind == "mount" else name)
+        found.add(f"{kind} of {volume}" if volume else f"{kind} {name}")
+    return frozenset(found)
 
 
 def find_leftovers(lab: Lab) -> frozenset[str]:
@@ -22,11 +46,15 @@ def find_leftovers(lab: Lab) -> frozenset[str]:
     found: set[str] = set()
     objects: dict[str, Any] = json.loads(lab.kubectl("get", _OBJECTS, "-o", "json"))
     found.update(f"{o['kind']} {o['metadata']['name']}" for o in objects["items"])
-    volumes = json.loads(lab.kubectl("get", "persistentvolumes,volumeattachments", "-o", "json"))
-    found.update(f"{o['kind']} {o['metadata']['name']}" for o in volumes["items"])
+    volumes = json.loads(
+        lab.kubectl("get", "persistentvolumes,volumeattachments.storage.k8s.io", "-o", "json")
+    )
+    for item in volumes["items"]:
+        source = item["spec"].get("source", {}).get("persistentVolumeName")
+        found.add(f"{item['kind']} {source or item['metadata']['name']}")
     for node in lab.nodes:
         lines = node.exec("sh", "-c", _SCRIPT).check().text.splitlines()
-        found.update(f"{node.name} {line}" for line in lines if line.strip())
+        found.update(f"{node.name} {thing}" for thing in node_things(lines))
     return frozenset(found)
 
 

@@ -85,6 +85,21 @@ def volume_snapshot(name: str, claim_name: str) -> Object:
     }
 
 
+TEST_LABEL = "e2e.twinvault.io/test"
+"""On the namespaces of tests and benches: what an interrupted run left is told by it."""
+
+
+def remove_namespaces_of_earlier_runs(lab: Lab, timeout_seconds: int = 180) -> None:
+    """A run that was interrupted leaves its pods and volumes; they would disturb this one."""
+    lab.kubectl(
+        "delete",
+        "namespaces",
+        f"--selector={TEST_LABEL}",
+        f"--timeout={timeout_seconds}s",
+        timeout_seconds=timeout_seconds + 15,
+    )
+
+
 class Namespace:
     """One namespace of the lab and what is in it."""
 
@@ -92,7 +107,8 @@ class Namespace:
         self.lab, self.name = lab, name
 
     def create(self) -> None:
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name}})
+        metadata = {"name": self.name, "labels": {TEST_LABEL: "true"}}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
     def delete(self, timeout_seconds: int = 180) -> None:
         """Delete all and wait until it is gone, its volumes too."""

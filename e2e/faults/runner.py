@@ -22,7 +22,6 @@ from e2e.faults.verdict import (
     choose_recovery,
     find_unsettled,
     judge_course,
-    normalise_leftovers,
     shorten,
 )
 from e2e.faults.watch import Watch
@@ -65,7 +64,7 @@ class Trial:
         self.scene.wait_ready(SERVE_SECONDS)
         self.wait_settled()
         self.scene.stop()
-        self.whole = normalise_leftovers(find_leftovers(self.lab))
+        self.whole = find_leftovers(self.lab)
         self.scene.start()
         self.wait_writing(time.time(), SERVE_SECONDS)
 
@@ -210,7 +209,7 @@ class Trial:
 
         def clean() -> tuple[bool, str]:
             nonlocal extra
-            extra = normalise_leftovers(find_leftovers(self.lab)) - self.whole
+            extra = find_leftovers(self.lab) - self.whole
             return not extra, "\n".join(sorted(extra))
 
         try:

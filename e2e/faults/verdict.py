@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from e2e.faults.table import Expectation
 
 STUCK_SECONDS = 60.0
 _TELLING = {"Ready": "False", "Degraded": "True", "Progressing": "True"}
-_LOOP = re.compile(r"^(\S+) loop /dev/loop\d+ ")
 
 
 class Promises:
@@ -144,16 +142,6 @@ def judge_course(
     if expectation.moves is False and after not in ("", before):
         problems.append(f"the database moved from {before} to {after} without need")
     return problems
-
-
-def normalise_leftovers(lines: Iterable[str]) -> frozenset[str]:
-    """Without what differs from one attachment to the next though nothing is left over."""
-    kept = set()
-    for line in lines:
-        if line.startswith("VolumeAttachment "):
-            continue
-        kept.add(_LOOP.sub(r"\1 loop ", line))
-    return frozenset(kept)
 
 
 def shorten(problems: Sequence[str], shown: int = 12) -> list[str]:

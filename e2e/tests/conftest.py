@@ -10,7 +10,7 @@ import pytest
 from e2e import deploy
 from e2e.lab.api import Lab
 from e2e.leftovers import find_leftovers, wait_no_leftovers
-from e2e.workload import Namespace
+from e2e.workload import Namespace, remove_namespaces_of_earlier_runs
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +20,7 @@ def lab() -> Lab:
     deploy.install_chart(running)
     deploy.apply_example(running, "two-sites.yaml")
     deploy.wait_sites(running)
+    remove_namespaces_of_earlier_runs(running)
     return running
 
 

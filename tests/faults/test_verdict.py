@@ -19,7 +19,6 @@ from e2e.faults.verdict import (
     find_silent,
     find_unsettled,
     judge_course,
-    normalise_leftovers,
     tell_conditions,
     tell_pod,
 )
@@ -82,13 +81,6 @@ def test_where_and_whether_writes_went_on_is_judged(
 ) -> None:
     found = judge_course(expectation, went_on=went_on, before="east-1", after=after)
     assert len(found) == problems
-
-
-def test_another_loop_device_number_is_no_leftover_but_a_mount_is() -> None:
-    before = normalise_leftovers(["east-1 loop /dev/loop0 /p/data.img", "VolumeAttachment csi-1"])
-    after = normalise_leftovers(["east-1 loop /dev/loop3 /p/data.img", "VolumeAttachment csi-2"])
-    assert before == after
-    assert normalise_leftovers(["east-1 mount /x"]) - before
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
