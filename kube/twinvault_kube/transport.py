@@ -53,9 +53,17 @@ class Transport(Protocol):
     """``target`` is path and query, already encoded. UnavailableError when no answer came."""
 
     async def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        repeatable: bool = False,
     ) -> Answer:
-        """One call within the deadline of the transport."""
+        """One call within the deadline of the transport. ``repeatable``: it may be made twice at
+        the same time, for it reads, or writes only what has not changed since it was read.
+        """
         ...
 
     def stream(self, target: str, idle_seconds: float) -> AsyncGenerator[bytes]:
@@ -71,11 +79,14 @@ class Transport(Protocol):
 class HttpTransport:
     """Two pools: watches keep a connection each and never stand in the way of a call.
 
-    ``timeout_seconds`` bounds a call from the wait for a connection to the last byte.
+    ``timeout_seconds`` bounds a call from the wait for a connection to the last byte;
+    ``server_name`` is what the certificate must say, where that is not the server's address.
     """
 
-    def __init__(self, config: Config, *, user_agent: str, timeout_seconds: float) -> None:
-        self._config = config
+    def __init__(
+        self, config: Config, *, user_agent: str, timeout_seconds: float, server_name: str = ""
+    ) -> None:
+        self._config, self._server_name = config, server_name or None
         self._timeout_seconds = timeout_seconds
         # Answers are small and the network is near: packing them costs more than it spares.
         self._headers = {
@@ -89,7 +100,13 @@ class HttpTransport:
         self._read_token()
 
     async def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        repeatable: bool = False,
     ) -> Answer:
         if self._calls is None:
             self._calls = self._session(
@@ -114,7 +131,12 @@ class HttpTransport:
     ) -> Answer:
         sent = {**self._authorized(), **headers}
         async with session.request(
-            method, url, headers=sent, data=body, allow_redirects=False
+            method,
+            url,
+            headers=sent,
+            data=body,
+            allow_redirects=False,
+            server_hostname=self._server_name,
         ) as answer:
             return Answer(answer.status, answer.reason or "", await answer.read())
 

@@ -56,8 +56,10 @@ FED = (VOLUME_REPLICA, STORAGE_NODE, NODE)
 class Operator:
     """All parts of one operator process; ``run`` lives until ``stop`` or a fatal error."""
 
-    def __init__(self, client: KubeClient, config: Config) -> None:
-        self._client, self._config = client, config
+    def __init__(
+        self, client: KubeClient, config: Config, *, urgent_client: KubeClient | None = None
+    ) -> None:
+        self._config, self._urgent_client = config, urgent_client or client
         self.metrics = Metrics()
         self.liveness = Liveness()
         self.world = World(self.liveness)
@@ -71,7 +73,7 @@ class Operator:
             client, LEASES, namespace=config.namespace, on_change=self._observe_lease
         )
         self._keeper = LeaseKeeper(
-            client,
+            self._urgent_client,
             LeaseName(config.namespace, LEADER_LEASE),
             config.identity,
             duration_seconds=config.lease_duration_seconds,
@@ -109,11 +111,11 @@ class Operator:
 
     def _make_failover(self) -> Failover:
         world, metrics = self.world, self.metrics
-        steps = FailoverSteps(self._client, world, self._announcer, metrics)
+        steps = FailoverSteps(self._urgent_client, world, self._announcer, metrics)
         clock = self.liveness.monotonic
         report = FailoverReport(world, self.queue, metrics, clock, rfc3339_now)
         leading, namespace = self.leadership.leading, self._config.namespace
-        failover = Failover(self._client, world, steps, report, leading, namespace)
+        failover = Failover(self._urgent_client, world, steps, report, leading, namespace)
         self._replication = ReplicationMetrics(world, metrics, clock)
 
         def replica_changed(before: VolumeReplica | None, after: VolumeReplica | None) -> None:
@@ -250,12 +252,15 @@ def _handle_signals(stop: Callable[[], None]) -> None:
 
 async def _run(config: Config) -> None:
     client = KubeClient.from_environment(user_agent="twinvault-operator")
-    operator = Operator(client, config)
+    # The lead, and all of a failover, by whichever API server answers.
+    urgent = KubeClient.urgent(user_agent="twinvault-operator-urgent")
+    operator = Operator(client, config, urgent_client=urgent)
     _handle_signals(operator.stop)
     try:
         await operator.run()
     finally:
         await client.close()
+        await urgent.close()
 
 
 def main() -> None:

@@ -42,7 +42,13 @@ class Wire:
         self.before_write: Callable[[], None] | None = None
 
     async def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        repeatable: bool = False,
     ) -> Answer:
         await asyncio.sleep(self.late_seconds)
         if self.cut:

@@ -118,7 +118,13 @@ class FakeApi:
             self._changed.notify_all()
 
     async def request(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        repeatable: bool = False,
     ) -> Answer:
         path, query, sent = self._receive(method, target, body)
         if self.trouble and (answer := self.trouble(method, path, sent)):

@@ -74,11 +74,11 @@ class Agent:
         client: KubeClient,
         storage: Storage,
         *,
-        record_client: KubeClient | None = None,
+        urgent_client: KubeClient | None = None,
         make_events: Callable[[OnChange], DrbdSource] = DrbdEvents,
     ) -> None:
         self._config, self._client, self._storage = config, client, storage
-        self._record_client, self._make_events = record_client or client, make_events
+        self._urgent_client, self._make_events = urgent_client or client, make_events
         self._node_key = Key(Subject.NODE, config.node_name)
         self.view = NodeView(config.node_name)
         self.queue = WorkQueue(self._handle)
@@ -121,7 +121,7 @@ class Agent:
         self.replication = ReplicationService(
             config,
             client,
-            self._record_client,
+            self._urgent_client,
             storage,
             self.replicas,
             self._events,
@@ -166,7 +166,7 @@ class Agent:
     def _make_servers(self) -> None:
         config = self._config
         self._lease = LeaseKeeper(
-            self._client,
+            self._urgent_client,
             LeaseName(config.namespace, node_lease_name(config.node_name)),
             # The node, not the pod: the next agent of this node goes on at once.
             config.node_name,

@@ -30,14 +30,15 @@ async def serve(config: AgentConfig) -> None:
         loop.add_signal_handler(number, stop.set)
     engine = Engine(config.data_dir, config.node_name, config.kubelet_dir)
     client = KubeClient.from_environment(user_agent="twinvault-agent")
-    # Replication records have connections of their own: a fence question stands in no line.
-    records = KubeClient.from_environment(user_agent="twinvault-agent-records")
+    # Replication records and the Lease have connections of their own, to whichever API server
+    # answers: a fence question stands in no line.
+    urgent = KubeClient.urgent(user_agent="twinvault-agent-urgent")
     try:
-        agent = Agent(config, client, engine, record_client=records)
+        agent = Agent(config, client, engine, urgent_client=urgent)
         await _until(stop, agent.run())
     finally:
         await client.close()
-        await records.close()
+        await urgent.close()
 
 
 async def _until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
