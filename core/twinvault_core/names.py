@@ -43,6 +43,8 @@ ANNOTATION_LOST: Final = "twinvault.io/lost"
 TAINT_OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service"
 TAINT_VALUE: Final = "twinvault"
 """Value of the taint, so that ours is told from one that a person put on."""
+TAINT_LOST: Final = "twinvault.io/lost"
+"""NoSchedule, while the node is lost or not yet well for long enough: its pods start elsewhere."""
 
 PARAMETER_POOL: Final = "pool"
 PARAMETER_FS_TYPE: Final = "fsType"

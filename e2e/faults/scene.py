@@ -149,7 +149,11 @@ def _object(version: str, kind: str, name: str, **rest: Any) -> Object:
 
 
 def _service() -> Object:
-    return {"selector": {"app": "database"}, "ports": [{"name": "postgresql", "port": 5432}]}
+    return {
+        "selector": {"app": "database"},
+        "ports": [{"name": "postgresql", "port": 5432}],
+        "publishNotReadyAddresses": True,
+    }
 
 
 def _set(name: str, size: str, storage_class: str, block: bool, pod: Object) -> Object:

@@ -22,12 +22,13 @@ API_SERVER_PORT = 6444
 READY_TIMEOUT_SECONDS = 90
 _HOPELESS_ENDS = 3
 
-# A leader that is gone is replaced within six seconds instead of fifteen.
+# A leader that is gone is replaced within three seconds instead of fifteen: until then nobody
+# makes the pod that a lost site leaves behind anew.
 _ELECTION = (
     "--leader-elect=true",
-    "--leader-elect-lease-duration=6s",
-    "--leader-elect-renew-deadline=4s",
-    "--leader-elect-retry-period=1s",
+    "--leader-elect-lease-duration=3s",
+    "--leader-elect-renew-deadline=2s",
+    "--leader-elect-retry-period=500ms",
 )
 _CLIENT = ("--kube-api-qps=100", "--kube-api-burst=200")
 

@@ -22,6 +22,13 @@ from .kinds import LEASES
 
 logger = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 1.0
+"""The first attempt's; twice as long after each that failed, for an API server that is slow."""
+RETRY_SECONDS = 0.2
+"""After the first failure, twice as long after each further one: what was asked for during an
+election in etcd is never answered, and a request after it at once."""
+MOST_DOUBLINGS = 8
+
 
 @dataclass(frozen=True)
 class LeaseName:
@@ -79,13 +86,20 @@ class LeaseKeeper:
 
     async def run(self) -> None:
         """Acquire and renew until cancelled; a failed attempt is repeated at the next turn."""
+        failed = 0
         while True:
+            longest = self._renew_seconds * 2
             try:
-                async with asyncio.timeout(self._renew_seconds * 2):
+                async with asyncio.timeout(min(PATIENCE_SECONDS * 2**failed, longest)):
                     await self.try_once()
             except (TwinvaultError, TimeoutError) as error:
+                said = error or "no answer in time"
+                logger.warning("Lease %s not renewed: %s", self._lease.name, said)
                 self.failures += 1
-                logger.warning("Lease %s not renewed: %s", self._lease.name, error)
+                await asyncio.sleep(min(RETRY_SECONDS * 2**failed, self._renew_seconds))
+                failed = min(failed + 1, MOST_DOUBLINGS)
+                continue
+            failed = 0
             await asyncio.sleep(self._next_delay())
 
     def hear(self, lease: Json) -> None:

@@ -19,7 +19,7 @@ from twinvault_core.failover_view import (
     Untaint,
 )
 from twinvault_core.model import Meta
-from twinvault_core.names import ANNOTATION_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
+from twinvault_core.names import ANNOTATION_LOST, TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
 from twinvault_kube import kinds
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 Work = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint
 LIST_SECONDS = 5.0
 PARALLEL = 32
+_CLOSED = {"key": TAINT_LOST, "value": TAINT_VALUE, "effect": "NoSchedule"}
+_OUT_OF_SERVICE = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoExecute"}
 
 
 class Outcome(StrEnum):
@@ -47,9 +49,14 @@ class FailoverSteps:
     """Repeatable; what was not done is planned anew by the caller."""
 
     def __init__(
-        self, client: KubeClient, world: World, announcer: Announcer, metrics: Metrics
+        self,
+        client: KubeClient,
+        world: World,
+        announcer: Announcer,
+        metrics: Metrics,
+        namespace: str,
     ) -> None:
-        self._client, self._world = client, world
+        self._client, self._world, self._namespace = client, world, namespace
         self._announcer, self._metrics = announcer, metrics
         self._slots = asyncio.Semaphore(PARALLEL)
 
@@ -91,12 +98,15 @@ class FailoverSteps:
             await self._detach(step)
         elif isinstance(step, MarkLost):
             await self._mark(step.node, step.message)
+            await asyncio.gather(
+                self._set_taints(step.node, (_CLOSED,)), self._free_leases(step.node)
+            )
             self._tell_node(step.node, "NodeLost", step.message)
         elif isinstance(step, Taint):
-            await self._set_taint(step.node, wanted=True)
+            await self._set_taints(step.node, (_CLOSED, _OUT_OF_SERVICE))
             self._tell_node(step.node, "OutOfService", step.message)
         else:
-            await self._set_taint(step.node, wanted=False)
+            await self._set_taints(step.node, ())
             await self._mark(step.node, None)
             self._tell_node(step.node, "InService", step.message, warning=False)
 
@@ -172,7 +182,30 @@ class FailoverSteps:
         patch = {"metadata": {"annotations": {ANNOTATION_LOST: message}}}
         store.put(await self._client.patch(store.kind, node, patch))
 
-    async def _set_taint(self, node: str, *, wanted: bool) -> None:
+    async def _free_leases(self, node: str) -> None:
+        """The leads that our controllers' pods on a lost node hold, given up for them.
+
+        1. The attacher that leads was lost with its node.  2. Until its Lease runs out no volume is
+        attached anywhere.  3. It cannot write any more than the agent beside it, whose silence is
+        proven; if both come back, two that lead for a moment do the same things twice, as they may.
+        """
+        client, namespace = self._client, self._namespace
+        pods, leases = await asyncio.gather(
+            client.list(kinds.PODS, namespace=namespace, fields=f"spec.nodeName={node}"),
+            client.list(kinds.LEASES, namespace=namespace),
+        )
+        names = {pod["metadata"]["name"] for pod in pods[0]}
+        for lease in leases[0]:
+            if lease["spec"].get("holderIdentity") not in names:
+                continue
+            free = {**lease, "spec": {**lease["spec"], "holderIdentity": ""}}
+            try:
+                await client.replace(kinds.LEASES, free, namespace)
+            except (NotFoundError, ConflictError):
+                continue  # another one leads by now
+            logger.warning("the lead %s of a pod on %s is free", lease["metadata"]["name"], node)
+
+    async def _set_taints(self, node: str, wanted: tuple[Mapping[str, str], ...]) -> None:
         """Other taints stay; compare-and-swap, because the list is written whole."""
         store = self._world.stores[NODE]
         try:
@@ -181,11 +214,8 @@ class FailoverSteps:
             return
         taints = list((obj["spec"] or {}).get("taints") or ())
         others = [taint for taint in taints if not is_our_taint(taint)]
-        ours = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoExecute"}
-        same_key = any(
-            (t.get("key"), t.get("effect")) == (ours["key"], ours["effect"]) for t in others
-        )
-        new = [*others, ours] if wanted and not same_key else others
+        taken = {(t.get("key"), t.get("effect")) for t in others}
+        new = [*others, *(t for t in wanted if (t["key"], t["effect"]) not in taken)]
         if len(new) == len(taints):
             store.put(obj)
             return

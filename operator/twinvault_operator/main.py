@@ -111,7 +111,9 @@ class Operator:
 
     def _make_failover(self) -> Failover:
         world, metrics = self.world, self.metrics
-        steps = FailoverSteps(self._urgent_client, world, self._announcer, metrics)
+        steps = FailoverSteps(
+            self._urgent_client, world, self._announcer, metrics, self._config.namespace
+        )
         clock = self.liveness.monotonic
         report = FailoverReport(world, self.queue, metrics, clock, rfc3339_now)
         leading, namespace = self.leadership.leading, self._config.namespace

@@ -26,7 +26,7 @@ from twinvault_core.model import (
     Volume,
     VolumeReplica,
 )
-from twinvault_core.names import ANNOTATION_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
+from twinvault_core.names import ANNOTATION_LOST, TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
 from twinvault_core.numbers import number_of
 from twinvault_core.pair_plan import PairView
 from twinvault_core.placement import Candidate
@@ -43,7 +43,8 @@ from .numbers import Numbers
 from .store import Store
 
 NODE = "Node"
-LEASE_SECONDS = 5.0
+LEASE_SECONDS = 4.0
+_OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
 """Of a pair that does not say."""
 
 
@@ -58,13 +59,13 @@ def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
         dict(meta.get("labels") or {}),
         ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
         internal_ip=next((a["address"] for a in addresses if a.get("type") == "InternalIP"), ""),
-        tainted=any(is_our_taint(taint) for taint in taints),
+        tainted=any(is_our_taint(t) and t["key"] == TAINT_OUT_OF_SERVICE for t in taints),
     )
 
 
 def is_our_taint(taint: Mapping[str, Any]) -> bool:
     """Whether the operator put this taint on a node; others' of the same key stay."""
-    return (taint.get("key"), taint.get("value")) == (TAINT_OUT_OF_SERVICE, TAINT_VALUE)
+    return taint.get("key") in _OUR_TAINTS and taint.get("value") == TAINT_VALUE
 
 
 def _source_of(volume: Volume) -> tuple[str, ...]:

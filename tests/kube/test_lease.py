@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.kube.fake_api import FakeApi
 from twinvault_core.errors import UnavailableError
+from twinvault_kube import lease
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import LEASES
 from twinvault_kube.lease import LeaseKeeper, LeaseName, LeaseWatch
@@ -49,9 +52,9 @@ async def test_a_silent_holder_is_followed_after_its_duration_as_seen_here(
     clock.now += 10
     assert await second.try_once()
     assert not first.held
-    lease = api.objects[(PATH, NAME.name)]
-    assert lease["spec"]["holderIdentity"] == "b"
-    assert lease["spec"]["leaseTransitions"] == 1
+    stored = api.objects[(PATH, NAME.name)]
+    assert stored["spec"]["holderIdentity"] == "b"
+    assert stored["spec"]["leaseTransitions"] == 1
 
 
 async def test_silence_counts_from_what_a_watch_told_without_a_read_in_between(
@@ -124,6 +127,30 @@ async def test_a_lease_that_was_deleted_is_made_again(api: FakeApi, client: Kube
     await first.try_once()
     await api.delete(PATH, NAME.name)
     assert await first.try_once()
+
+
+async def test_a_renewal_that_was_lost_in_an_election_is_asked_for_again_at_once(
+    api: FakeApi, client: KubeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1. It is never answered.  2. The next one is, long before the Lease runs out."""
+    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.001)
+    clock, tried = Clock(), 0
+    first = keeper(client, "a", clock)
+
+    async def hang_once() -> bool:
+        nonlocal tried
+        tried += 1
+        if tried == 1:
+            await asyncio.sleep(3600)
+        return await LeaseKeeper.try_once(first)
+
+    monkeypatch.setattr(first, "try_once", hang_once)
+    running = asyncio.create_task(first.run())
+    async with asyncio.timeout(1.5):  # less than the two seconds between renewals
+        await first.wait_held()
+    running.cancel()
+    assert (tried, first.failures) == (2, 1)
 
 
 async def test_a_released_lease_is_taken_at_once(api: FakeApi, client: KubeClient) -> None:

@@ -12,7 +12,12 @@ import pytest
 from tests.operator.model_api import GIB, ModelApi, ModelOperator
 from twinvault_core.errors import UnavailableError
 from twinvault_core.ids import node_lease_name
-from twinvault_core.names import ANNOTATION_LOST, DRIVER_NAME, TAINT_OUT_OF_SERVICE
+from twinvault_core.names import (
+    ANNOTATION_LOST,
+    DRIVER_NAME,
+    TAINT_LOST,
+    TAINT_OUT_OF_SERVICE,
+)
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import LEASES, Kind
 from twinvault_operator.announcer import Announcer
@@ -118,6 +123,12 @@ class _Kube:
         self._check(kind, "list")
         return self.api.all(kind.plural), "1"
 
+    async def replace(self, kind: Kind, obj: Json, namespace: str | None = None) -> Json:
+        self._check(kind, "replace")
+        version = obj["metadata"]["resourceVersion"]
+        name = obj["metadata"]["name"]
+        return self.api.patch(kind.plural, name, {"spec": obj["spec"]}, resource_version=version)
+
     async def patch(self, kind: Kind, name: str, patch: Mapping[str, Any], **guards: str) -> Json:
         self._check(kind, "patch")
         return self.api.patch(kind.plural, name, patch, **guards)
@@ -156,7 +167,7 @@ class _Rig:
         world, metrics = self.operator.world, Metrics()
         client = cast(KubeClient, self.kube)
         announcer = cast(Announcer, self.operator.announcer)
-        steps = FailoverSteps(client, world, announcer, metrics)
+        steps = FailoverSteps(client, world, announcer, metrics, "twinvault-system")
         self.report = FailoverReport(
             world, self.operator.queue, metrics, lambda: self.clock[0], lambda: "now"
         )
@@ -241,10 +252,40 @@ async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -
     assert not rig.api.get("volumes", "v")["spec"].get("publishedTo")
     assert ANNOTATION_LOST in rig.api.get("storagenodes", "east-1")["metadata"]["annotations"]
     taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
-    assert [t["key"] for t in taints] == [TAINT_OUT_OF_SERVICE]
+    assert [t["key"] for t in taints] == [TAINT_LOST, TAINT_OUT_OF_SERVICE]
     phases = rig.operator.world.pair_news["metro"]["lastFailover"]["phases"]
     assert [p["name"] for p in phases] == ["detect", "fence", "evict"]
     assert phases[0]["seconds"] == 5.0
+
+
+async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: _Rig) -> None:
+    """Made anew in the moment in which it was deleted, a pod would be sent there again."""
+    closed_at_the_end = []
+
+    async def delete(kind: Kind, name: str, **guards: Any) -> None:
+        taints = rig.api.get("nodes", "east-1")["spec"].get("taints") or ()
+        closed_at_the_end.append([t["effect"] for t in taints])
+        rig.api.delete(kind.plural, name, guards.get("uid", ""))
+
+    rig.kube.delete = delete  # type: ignore[method-assign]
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    assert closed_at_the_end
+    assert all("NoSchedule" in effects for effects in closed_at_the_end)
+
+
+async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: _Rig) -> None:
+    for name, holder in (("attacher", "db"), ("resizer", "another-pod"), ("free", "")):
+        spec = {"holderIdentity": holder, "leaseDurationSeconds": 8}
+        rig.api.create("leases", {"metadata": {"name": name}, "spec": spec})
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    holders = {
+        n: rig.api.get("leases", n)["spec"]["holderIdentity"] for n in ("attacher", "resizer")
+    }
+    assert holders == {"attacher": "", "resizer": "another-pod"}
 
 
 async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: _Rig) -> None:

@@ -136,7 +136,7 @@ topologySpreadConstraints:
     - --kube-api-burst={{ $values.kubeApiBurst }}
     - --timeout={{ $values.timeout }}
     - --retry-interval-start=500ms
-    - --retry-interval-max=30s
+    - --retry-interval-max=5s
     {{- include "twinvault.leaderElection" $values | nindent 4 }}
     {{- range index . 3 }}
     - {{ . }}
