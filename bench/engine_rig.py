@@ -30,7 +30,7 @@ GIB = 1024**3
 NODE_DATA_DIR = Path("/var/lib/twinvault")
 NODE_KUBELET_DIR = Path("/var/lib/kubelet")
 NAME_PREFIX = "twinvault-bench-"
-_FIO_SLACK_SECONDS = 180
+FIO_SLACK_SECONDS = 180
 _CLONE_NEWNS = 0x20000
 _PRIVATE = ctypes.c_ulong(1 << 18 | 1 << 14)
 
@@ -161,9 +161,14 @@ def run_fio(target: Path, size_bytes: int, load: Load, seconds: float) -> dict[s
     """fio's own result of one job on the file or device ``target``."""
     argv = fio_arguments(target, size_bytes, load, seconds)
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=seconds + _FIO_SLACK_SECONDS, check=True
+        argv, capture_output=True, text=True, timeout=seconds + FIO_SLACK_SECONDS, check=True
     )
-    job: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    return parse_fio(done.stdout)
+
+
+def parse_fio(text: str) -> dict[str, Any]:
+    """The one job in what fio printed; it may say something before its JSON."""
+    job: dict[str, Any] = json.loads(text[text.index("{") :])["jobs"][0]
     return job
 
 
@@ -179,9 +184,12 @@ def fio_arguments(target: Path, size_bytes: int, load: Load, seconds: float) -> 
 
 def fill(target: Path, size_bytes: int) -> None:
     """Write all of ``target`` once, in large direct writes: every block of it then exists."""
-    subprocess.run(
-        ["fio", "--output-format=json", "--name=fill", f"--filename={target}",
-         f"--size={size_bytes}", "--direct=1", "--ioengine=libaio", "--rw=write", "--bs=1M",
-         "--iodepth=8", "--end_fsync=1", "--thread"],
-        capture_output=True, timeout=600, check=True,
-    )  # fmt: skip
+    subprocess.run(fill_arguments(target, size_bytes), capture_output=True, timeout=600, check=True)
+
+
+def fill_arguments(target: Path, size_bytes: int, *, offset_bytes: int = 0) -> Sequence[str]:
+    return [
+        "fio", "--output-format=json", "--name=fill", f"--filename={target}",
+        f"--offset={offset_bytes}", f"--size={size_bytes}", "--direct=1", "--ioengine=libaio",
+        "--rw=write", "--bs=1M", "--iodepth=8", "--end_fsync=1", "--thread",
+    ]  # fmt: skip

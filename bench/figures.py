@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -26,6 +26,22 @@ def summarize(values: Sequence[float]) -> dict[str, float]:
         "p99": round(percentile(values, 0.99), 6),
         "max": round(max(values), 6),
     }
+
+
+def summarize_each(rows: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Key -> summary of its values over the rows that have it, keys as they come first."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            values.setdefault(key, []).append(value)
+    return {key: summarize(all_) for key, all_ in values.items()}
+
+
+def divide(
+    ours: Mapping[str, float], theirs: Mapping[str, float], *keys: str
+) -> dict[str, float | None]:
+    """Key -> ours for each one of theirs; None (null in JSON) where theirs is nothing."""
+    return {key: round(ours[key] / theirs[key], 3) if theirs[key] else None for key in keys}
 
 
 def print_figure(

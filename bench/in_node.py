@@ -1,4 +1,4 @@
-"""Run one of the engine's benches inside a node of the lab, as plain files."""
+"""Run modules of ours inside a node of the lab, as plain files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from e2e.lab.api import Lab, LabNode
+from e2e.lab.exec_channel import Completed
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("bench", "core/twinvault_core", "engine/twinvault_engine")
@@ -22,28 +25,32 @@ def run_in_node(module: str, arguments: tuple[str, ...]) -> dict[str, Any]:
 
     Nothing of it stays there.
     """
-    lab = Lab()
-    node = lab.nodes[0]
+    node = Lab().nodes[0]
+    with sources_in(node):
+        print(f"bench: {module} in node {node.name}", file=sys.stderr, flush=True)
+        words = ("--here", "--pool", _find_pool(node), *arguments)
+        done = run_module(node, module, *words, timeout_seconds=DEADLINE_SECONDS)
+    figure: dict[str, Any] = json.loads(done.text.splitlines()[-1])
+    return figure
+
+
+@contextmanager
+def sources_in(node: LabNode) -> Iterator[None]:
+    """The node has our sources meanwhile."""
     node.exec("mkdir", "-p", PLACE).check()
     try:
         node.exec("tar", "-x", "-C", PLACE, stdin=_pack(), timeout_seconds=120).check()
-        print(f"bench: {module} in node {node.name}", file=sys.stderr, flush=True)
-        return _run(node, module, arguments)
+        yield
     finally:
-        node.exec("rm", "-r", PLACE).check()
+        node.exec("rm", "-rf", PLACE).check()
 
 
-def _run(node: LabNode, module: str, arguments: tuple[str, ...]) -> dict[str, Any]:
-    done = node.exec(
+def run_module(node: LabNode, module: str, *words: str, timeout_seconds: float) -> Completed:
+    """``python3 -m module words`` with the sources that are there; ExecError when it fails."""
+    return node.exec(
         "env", "-C", PLACE, "PYTHONPATH=.:core:engine", "PYTHONDONTWRITEBYTECODE=1",
-        "python3", "-m", module, "--here", "--pool", _find_pool(node), *arguments,
-        timeout_seconds=DEADLINE_SECONDS,
-    )  # fmt: skip
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace")[-2000:]
-        raise RuntimeError(f"{module} failed in node {node.name}: {said}")
-    figure: dict[str, Any] = json.loads(done.text.splitlines()[-1])
-    return figure
+        "python3", "-m", module, *words, timeout_seconds=timeout_seconds,
+    ).check()  # fmt: skip
 
 
 def _find_pool(node: LabNode) -> str:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
 
 from e2e import deploy
 from e2e.faults.acknowledged import Pause, find_longest_pause
+from e2e.faults.settled import wait_settled
 from e2e.faults.timeline import choose_phases, describe_moments
-from e2e.faults.verdict import find_unsettled
 from e2e.faults.watch import Watch
 from e2e.hospital import Desk, Hospital
 from e2e.lab import cluster
@@ -83,16 +82,8 @@ def _move(lab: Lab, system: Hospital) -> None:
 
 
 def wait_in_sync(lab: Lab, systems: list[Hospital]) -> None:
-    def in_sync() -> tuple[bool, str]:
-        names = {system.volume() for system in systems}
-        found = deploy.get_json(lab, "volumes.twinvault.io")["items"]
-        volumes = [v for v in found if v["metadata"]["name"] in names]
-        nodes: list[dict[str, Any]] = deploy.get_json(lab, "nodes")["items"]
-        problems = find_unsettled(nodes, volumes, 2)
-        return not problems, "\n".join(problems)
-
     with step("waiting until both sites hold everything"):
-        deploy.wait_seen("both volumes to be in sync", in_sync, timeout_seconds=SYNC_SECONDS)
+        wait_settled(lab, {system.volume() for system in systems}, 2, SYNC_SECONDS)
 
 
 def fail_over(lab: Lab, system: Hospital, desk: Desk) -> None:

@@ -164,7 +164,8 @@ class Ground:
     def send_away(self) -> None:
         """As kubectl drain of the primary does to our pods, without waiting."""
         self.lab.kubectl("cordon", self.primary)
-        self.scene.kubectl("delete", "pod", *PODS.values(), "--wait=false")
+        pods = (PODS[service] for service in self.scene.services)
+        self.scene.kubectl("delete", "pod", *pods, "--wait=false")
 
     def grow_volumes(self) -> None:
         for name in CLAIMS.values():

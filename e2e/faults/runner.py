@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from e2e.deploy import get_json, wait_seen
+from e2e.deploy import wait_seen
 from e2e.faults.acknowledged import BLOCKS, ROWS, SERVICES, find_longest_pause
 from e2e.faults.ground import Ground
 from e2e.faults.monitor import Monitor
@@ -15,12 +15,12 @@ from e2e.faults.plan import RunPlan
 from e2e.faults.programs_facts import BLOCK_COUNT
 from e2e.faults.result import RunResult
 from e2e.faults.scene import PODS, Scene
+from e2e.faults.settled import SETTLE_SECONDS, wait_settled
 from e2e.faults.table import Expectation, choose_expectation, find_fault
 from e2e.faults.timeline import Moment, choose_phases
 from e2e.faults.verdict import (
     Promises,
     choose_recovery,
-    find_unsettled,
     judge_course,
     shorten,
 )
@@ -32,7 +32,6 @@ from e2e.leftovers import find_leftovers
 
 GO_ON_SECONDS = 60.0
 MOVE_SECONDS = 60.0
-SETTLE_SECONDS = 240.0
 SERVE_SECONDS = 180.0
 ONSET_SECONDS = 3.0
 
@@ -69,21 +68,13 @@ class Trial:
         self.wait_writing(time.time(), SERVE_SECONDS)
 
     def wait_writing(self, since: float, timeout_seconds: float) -> None:
-        for service in SERVICES:
+        for service in self.scene.services:
             self.observer.wait_heard(service, since, timeout_seconds)
 
     def wait_settled(self, timeout_seconds: float = SETTLE_SECONDS) -> None:
-        """Until all nodes are well and both volumes are in sync everywhere."""
-
-        def settled() -> tuple[bool, str]:
-            nodes = get_json(self.lab, "nodes")["items"]
-            names = {self.scene.volume(service) for service in SERVICES}
-            found = get_json(self.lab, "volumes.twinvault.io")["items"]
-            volumes = [v for v in found if v["metadata"]["name"] in names]
-            problems = find_unsettled(nodes, volumes, self.replicas)
-            return not problems, "\n".join(problems)
-
-        wait_seen("everything to be well again", settled, timeout_seconds=timeout_seconds)
+        """Until all nodes are well and the services' volumes are in sync everywhere."""
+        volumes = {self.scene.volume(service) for service in self.scene.services}
+        wait_settled(self.lab, volumes, self.replicas, timeout_seconds)
 
     def run(self, plan: RunPlan) -> RunResult:
         """Never raises for what a fault may cause: the result tells."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from e2e.deploy import get_json, wait_seen
-from e2e.faults.acknowledged import BLOCKS, ROWS
+from e2e.faults.acknowledged import BLOCKS, ROWS, SERVICES
 from e2e.faults.observer import PORT
 from e2e.lab.api import Lab
 from e2e.workload import DEVICE_PATH, IMAGE, Object, claim
@@ -20,7 +20,7 @@ BLOCKS_SIZE = "64Mi"
 PODS = {ROWS: "database-0", BLOCKS: "blocks-0"}
 CLAIMS = {ROWS: "data-database-0", BLOCKS: "data-blocks-0"}
 _SETS = {ROWS: "database", BLOCKS: "blocks"}
-_PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parent / "programs"
 _PASSWORD = "only-in-the-lab"
 _DUMP_ROWS = "COPY (SELECT stream, number, run FROM acknowledged) TO STDOUT WITH (DELIMITER ' ')"
 POOL_IMAGE = "/var/lib/twinvault/pools/*/volumes/{}/data.img"
@@ -32,6 +32,7 @@ class Scene:
 
     lab: Lab
     storage_class: str
+    services: tuple[str, ...] = SERVICES
 
     def kubectl(self, *words: str, stdin: str | None = None, timeout_seconds: float = 60) -> str:
         return self.lab.kubectl(
@@ -44,7 +45,7 @@ class Scene:
     def ensure(self) -> None:
         """Make what is missing; both services then start."""
         observers = {node.name: self.lab.observer_address(node.name) for node in self.lab.nodes}
-        items = plan_objects(self.storage_class, observers)
+        items = plan_objects(self.storage_class, observers, self.services)
         body = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
         self.lab.kubectl("apply", "-f", "-", stdin=body)
 
@@ -64,13 +65,13 @@ class Scene:
         return self.kubectl("get", *words).strip()
 
     def stop(self, timeout_seconds: float = 90) -> None:
-        """End both services in order, and wait until no node has their volumes in use."""
-        self.kubectl("scale", "--replicas=0", *(f"statefulset/{name}" for name in _SETS.values()))
-        volumes = {self.volume(service) for service in _SETS}
+        """End the services in order, and wait until no node has their volumes in use."""
+        self._scale(0)
+        volumes = {self.volume(service) for service in self.services}
 
         def ended() -> tuple[bool, str]:
             pods = {p["metadata"]["name"] for p in self.get("pods")["items"]}
-            left = sorted(pods & set(PODS.values()))
+            left = sorted(pods & {PODS[service] for service in self.services})
             held = [
                 f"{a['spec']['source']['persistentVolumeName']} on {a['spec']['nodeName']}"
                 for a in get_json(self.lab, "volumeattachments")["items"]
@@ -83,10 +84,14 @@ class Scene:
             ]
             return not (left or held or used), f"pods {left}, attached {held}, in use {used}"
 
-        wait_seen("both services to end", ended, timeout_seconds=timeout_seconds)
+        wait_seen("the services to end", ended, timeout_seconds=timeout_seconds)
 
     def start(self) -> None:
-        self.kubectl("scale", "--replicas=1", *(f"statefulset/{name}" for name in _SETS.values()))
+        self._scale(1)
+
+    def _scale(self, replicas: int) -> None:
+        sets = (f"statefulset/{_SETS[service]}" for service in self.services)
+        self.kubectl("scale", f"--replicas={replicas}", *sets)
 
     def wait_ready(self, timeout_seconds: float = 120) -> None:
         def ready() -> tuple[bool, str]:
@@ -94,7 +99,7 @@ class Scene:
             late = [s["metadata"]["name"] for s in found if s["status"].get("readyReplicas", 0) < 1]
             return not late, f"not ready: {', '.join(late)}; see kubectl -n {NAMESPACE} get events"
 
-        wait_seen("both services to be ready", ready, timeout_seconds=timeout_seconds)
+        wait_seen("the services to be ready", ready, timeout_seconds=timeout_seconds)
 
     def dump_rows(self) -> dict[str, dict[int, int]]:
         """Stream -> number -> run, of every row that the database has now."""
@@ -111,7 +116,7 @@ class Scene:
     def dump_blocks(self, node: str) -> dict[int, int]:
         """Number -> run of what the image on one node holds; for a volume that nobody uses."""
         image = self.image(BLOCKS, node)
-        program = (_PROGRAMS / "blocks.py").read_bytes()
+        program = (PROGRAMS / "blocks.py").read_bytes()
         argv = ("python3", "-", image, "--dump")
         text = self.lab.node(node).exec(*argv, stdin=program).check().text
         return {int(number): int(run) for number, run in map(str.split, text.splitlines())}
@@ -128,18 +133,25 @@ class Scene:
         return sorted(r["spec"]["nodeName"] for r in replicas if r["spec"]["volume"] == volume)
 
 
-def plan_objects(storage_class: str, observers: Mapping[str, str]) -> list[Object]:
+def plan_objects(
+    storage_class: str, observers: Mapping[str, str], services: Sequence[str] = SERVICES
+) -> list[Object]:
     """Every object of the scene. ``observers``: node -> address that its pods report to."""
-    programs = {path.name: path.read_text() for path in sorted(_PROGRAMS.glob("*.py"))}
+    programs = {path.name: path.read_text() for path in sorted(PROGRAMS.glob("*.py"))}
     start = "".join(f"{node}) OBSERVER={address};; " for node, address in sorted(observers.items()))
     programs["start"] = f'case "$NODE" in {start}esac\nexport OBSERVER\nexec "$@"\n'
+    of_service = {
+        ROWS: [
+            _object("v1", "Service", "database", spec=_service()),
+            _object("apps/v1", "StatefulSet", "database", spec=_database(storage_class)),
+            _object("apps/v1", "DaemonSet", "desk", spec=_desk()),
+        ],
+        BLOCKS: [_object("apps/v1", "StatefulSet", "blocks", spec=_blocks(storage_class))],
+    }
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}},
         _object("v1", "ConfigMap", "programs", data=programs),
-        _object("v1", "Service", "database", spec=_service()),
-        _object("apps/v1", "StatefulSet", "database", spec=_database(storage_class)),
-        _object("apps/v1", "StatefulSet", "blocks", spec=_blocks(storage_class)),
-        _object("apps/v1", "DaemonSet", "desk", spec=_desk()),
+        *(one for service in services for one in of_service[service]),
     ]
 
 

@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+LINK_LOST = "link lost"
+PROMOTED = "promoted"
+MOUNTED = "mounted"
 FIRST_WRITE = "first write acknowledged"
+PHASES = (LINK_LOST, "primary moved", "in sync", "pod told to end", "pod gone", "pod made",
+          "pod scheduled", "attached", PROMOTED, MOUNTED, "pod running", "pod ready",
+          FIRST_WRITE)  # fmt: skip
+"""What lies on the way to service, in the order in which it has to happen."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,9 @@ def find_moments(seen: Iterable[Seen]) -> list[Moment]:
 
 
 Change = tuple[str, str]
+_VOLUME_WIDE = frozenset(
+    {"primary moved", "in sync", LINK_LOST, PROMOTED, MOUNTED, "attached", "detached"}
+)
 
 
 def _find_in_volume(
@@ -63,6 +73,24 @@ def _find_in_volume(
         )
     if record.get("inSync") != last.get("inSync"):
         changes.append(("in sync", ", ".join(record.get("inSync") or ()) or "none"))
+    return changes
+
+
+def _find_in_replica(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any], verb: str
+) -> list[Change]:
+    """What a node's agent says of its half: the link, the role, and whether a pod has it."""
+    if old is None or verb == "DELETED":
+        return []
+    now, last = _replica_status(new), _replica_status(old)
+    node = new["spec"]["nodeName"]
+    changes: list[Change] = []
+    if last["connected"] and not now["connected"]:
+        changes.append((LINK_LOST, f"seen at {node}"))
+    if now["primary"] and not last["primary"]:
+        changes.append((PROMOTED, f"at {node}"))
+    if now["in use"] and not last["in use"]:
+        changes.append((MOUNTED, f"at {node}"))
     return changes
 
 
@@ -119,6 +147,7 @@ def _find_in_event(
 
 _FINDERS = {
     "Volume": _find_in_volume,
+    "VolumeReplica": _find_in_replica,
     "Pod": _find_in_pod,
     "VolumeAttachment": _find_in_attachment,
     "Node": _find_in_node,
@@ -129,6 +158,16 @@ _FINDERS = {
 def _record(volume: Mapping[str, Any]) -> Mapping[str, Any]:
     found: Mapping[str, Any] = volume.get("status", {}).get("replication") or {}
     return found
+
+
+def _replica_status(replica: Mapping[str, Any]) -> dict[str, bool]:
+    status = replica.get("status") or {}
+    link = status.get("replication") or {}
+    return {
+        "connected": link.get("connection") == "Connected",
+        "primary": link.get("role") == "Primary",
+        "in use": bool(status.get("inUse")),
+    }
 
 
 def _node(pod: Mapping[str, Any]) -> str:
@@ -158,15 +197,42 @@ def choose_phases(moments: Sequence[Moment], fault_at: float, end: float) -> dic
 
     Only what lies on the way to service; ``end`` (the first acknowledgement after) is the last.
     """
-    wanted = ("primary moved", "in sync", "pod told to end", "pod gone", "pod made",
-              "pod scheduled", "attached", "pod running", "pod ready")  # fmt: skip
     phases: dict[str, float] = {}
     for moment in moments:
-        if fault_at <= moment.at <= end and moment.what in wanted:
+        if fault_at <= moment.at <= end and moment.what in PHASES:
             phases.setdefault(moment.what, round(moment.at - fault_at, 3))
     if end != float("inf"):
         phases[FIRST_WRITE] = round(end - fault_at, 3)
     return phases
+
+
+def choose_moments_of(moments: Iterable[Moment], volume: str, pod: str) -> list[Moment]:
+    """Those of one pod and its volume, with what no pod or volume is about (nodes, events)."""
+    kept = []
+    for moment in moments:
+        about = moment.detail if moment.what in ("attached", "detached") else moment.subject
+        if moment.what in _VOLUME_WIDE:
+            mine = about.split()[0].partition(".")[0] == volume if about else False
+        else:
+            mine = not moment.what.startswith("pod ") or about == pod
+        if mine:
+            kept.append(moment)
+    return kept
+
+
+def split_phases(phases: Mapping[str, float]) -> dict[str, float]:
+    """Phase -> seconds that it took, from ``choose_phases``: since the last of those before it.
+
+    What was over before an earlier phase ended took no time of its own; the sum is the time of
+    the latest phase.
+    """
+    took: dict[str, float] = {}
+    before = 0.0
+    for name in PHASES:
+        if name in phases:
+            took[name] = round(max(0.0, phases[name] - before), 3)
+            before = max(before, phases[name])
+    return took
 
 
 def describe_moments(moments: Iterable[Moment], fault_at: float) -> list[str]:

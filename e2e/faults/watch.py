@@ -44,6 +44,7 @@ class Watch:
         self._running: set[subprocess.Popen[bytes]] = set()
         queries = (
             ("volumes.twinvault.io",),
+            ("volumereplicas.twinvault.io",),
             ("volumeattachments",),
             ("nodes",),
             ("-n", namespace, "pods"),

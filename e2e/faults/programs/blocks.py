@@ -20,7 +20,7 @@ import time
 BLOCK_BYTES = 4096
 BLOCKS = 8192
 """The part of the device that is used: the first 32 MiB, whatever it grows to."""
-STREAM = "blocks"
+STREAM = os.environ.get("STREAM", "blocks")
 INTERVAL_SECONDS = 1 / float(os.environ.get("RATE", "50"))
 PAIR = struct.Struct("<QQ")
 REPEATED = BLOCK_BYTES // PAIR.size
