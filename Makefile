@@ -82,9 +82,9 @@ faults: host venv ## Seeded faults under load: SEED=n RUNS=m, FAULT=name, CLASS=
 	$(PYTHON) -m e2e.faults --seed $(SEED) --runs $(RUNS) --storage-class $(CLASS) $(if $(FAULT),--fault $(FAULT))
 
 .PHONY: bench
-bench: host venv ## Every figure of docs/performance.md, one JSON object each
+bench: host venv ## Figures of docs/performance.md, one JSON object each: BENCH="rto link_cut" ROUNDS=5
 	$(LAB) up
-	$(PYTHON) -m bench
+	$(PYTHON) -m bench $(BENCH) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 .PHONY: host
 host: ## The Debian packages that the lab and the tests use

@@ -68,7 +68,8 @@ def bare_resource(lab: Lab, volume: str, primary: str, *, fencing: str = "") -> 
     nodes = (own, other)
     try:
         with step("bare DRBD resource"):
-            together([partial(_run, node, "up", volume, *filter(None, [fencing])) for node in nodes])
+            words = ("up", volume, *filter(None, [fencing]))
+            together([partial(_run, node, *words) for node in nodes])
             bare = Bare(own, other)
             bare.declare_equal()
         yield bare

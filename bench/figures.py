@@ -63,4 +63,4 @@ def print_figure(
         "details": dict(details or {}),
         "kernel": platform.release(),
     }
-    print(json.dumps(body, sort_keys=True), flush=True)
+    print(json.dumps(body), flush=True)

@@ -75,7 +75,8 @@ def run_rounds(count: int, act: Callable[[int], Row]) -> Rounds:
 
 def run_bench(bench: Callable[[Lab], int]) -> int:
     """Exit code of the process. Asked to end, it ends as after Ctrl-C, and cleans up."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         lab = Lab()
         require_running(lab)

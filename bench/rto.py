@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from bench.figures import divide, print_figure, summarize, summarize_each
-from bench.lab_bench import Row, Rounds, parse_rounds, run_bench, run_rounds
+from bench.lab_bench import Rounds, Row, parse_rounds, run_bench, run_rounds
 from bench.writing_services import WritingServices, writing_services
 from e2e.deploy import get_json
 from e2e.faults.acknowledged import ROWS
+from e2e.faults.ground import Ground
 from e2e.faults.runner import ONSET_SECONDS
 from e2e.faults.timeline import FIRST_WRITE, split_phases
 from e2e.faults.verdict import choose_recovery
@@ -25,6 +28,7 @@ from e2e.lab.progress import WaitError, say
 ROUNDS = 20
 RESTARTS = 3
 GOAL_SECONDS, LEAST_SECONDS = 10.0, 15.0
+_TOLD_SECONDS = 8.0
 
 
 def run_round(writing: WritingServices, number: int) -> Row:
@@ -36,12 +40,10 @@ def run_round(writing: WritingServices, number: int) -> Row:
         ground.strike()
         writing.lab.site(site).kill()
         writing.wait_going_on(ground)
-        onset = writing.measure_pause(
-            ROWS, ground.struck_at, ground.struck_at + ONSET_SECONDS
-        )
+        onset = writing.measure_pause(ROWS, ground.struck_at, ground.struck_at + ONSET_SECONDS)
         phases = writing.measure_phases(ground, ROWS, onset.end)
         now_at = writing.trial.scene.node_of(ROWS)
-        told = _operators_phases(writing.lab, ground.primary, ground.secondary)
+        told = wait_operators_phases(writing.lab, ground)
     finally:
         ground.heal()
     if now_at != ground.secondary:
@@ -56,11 +58,31 @@ def run_round(writing: WritingServices, number: int) -> Row:
     }
 
 
-def _operators_phases(lab: Lab, lost: str, to: str) -> dict[str, float]:
-    """What the operator tells in the pair's status of this failover, as far as it is over."""
-    for pair in get_json(lab, "replicationpairs")["items"]:
-        last: dict[str, Any] = pair.get("status", {}).get("lastFailover") or {}
-        if (last.get("from"), last.get("to")) == (lost, to):
+def wait_operators_phases(lab: Lab, ground: Ground) -> dict[str, float]:
+    """What the operator tells in the pair's status of this failover; as far as it is over when it
+    does not get to the end in time.
+    """
+    found: dict[str, float] = {}
+    deadline = time.monotonic() + _TOLD_SECONDS
+    while "total" not in found and time.monotonic() < deadline:
+        time.sleep(0.5)
+        pairs = get_json(lab, "replicationpairs")["items"]
+        found = choose_operators_phases(pairs, ground.primary, ground.struck_at)
+    return found
+
+
+def choose_operators_phases(
+    pairs: Sequence[Mapping[str, Any]], lost: str, struck_at: float
+) -> dict[str, float]:
+    """Phase -> seconds, each by itself, of the failover away from ``lost`` that was told since
+    ``struck_at``, seconds of time.time(); nothing while there is none.
+    """
+    for pair in pairs:
+        last = pair.get("status", {}).get("lastFailover") or {}
+        if last.get("from") != lost:
+            continue
+        # Told in whole seconds.
+        if datetime.fromisoformat(last["time"]).timestamp() >= struck_at - 1.0:
             return {p["name"]: float(p["seconds"]) for p in last.get("phases", ())}
     return {}
 

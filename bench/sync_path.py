@@ -131,7 +131,8 @@ def _run_turns(
         load = Load(turn.case, "randwrite", "4k", turn.depth)
         device = devices[turn.side]
         figures = choose_figures(run_fio_on(node, device, _USED_MIB * MIB, load, seconds))
-        say(f"  {turn.case} {turn.side}: {figures['iops']:.0f} IOPS, p99 {figures['p99_ms']:.2f} ms")
+        told = f"{figures['iops']:.0f} IOPS, p99 {figures['p99_ms']:.2f} ms"
+        say(f"  {turn.case} {turn.side}: {told}")
         done.append((turn, figures))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from bench.lab_bench import METRO, Row, require_classes
@@ -120,7 +120,11 @@ def writing_services(lab: Lab, *services: str) -> Iterator[WritingServices]:
     scene = Scene(lab, METRO, services or (ROWS,))
     with Observer(lab) as observer, Watch(lab, NAMESPACE) as watch:
         writing = WritingServices(lab, Trial(lab, scene, observer, watch, replicated=True))
-        try:
+        # What is undone last was done first; each is undone although another one fails.
+        with ExitStack() as undoing:
+            undoing.callback(set_stable_seconds, lab, METRO, None)
+            undoing.callback(scene.remove)
+            undoing.callback(_mend, writing)
             with step("services that write"):
                 set_stable_seconds(lab, METRO, STABLE_SECONDS)
                 scene.remove()
@@ -129,8 +133,8 @@ def writing_services(lab: Lab, *services: str) -> Iterator[WritingServices]:
                 writing.trial.wait_settled()
                 writing.trial.wait_writing(time.time(), SERVE_SECONDS)
             yield writing
-        finally:
-            with step("mending the lab and removing the services"):
-                writing.ground().heal()
-                scene.remove()
-                set_stable_seconds(lab, METRO, None)
+
+
+def _mend(writing: WritingServices) -> None:
+    with step("mending the lab"):
+        writing.ground().heal()

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from e2e.faults.timeline import FIRST_WRITE, Seen, choose_phases, find_moments
+from e2e.faults.timeline import (
+    FIRST_WRITE,
+    Moment,
+    Seen,
+    choose_moments_of,
+    choose_phases,
+    find_moments,
+    split_phases,
+)
 from e2e.faults.watch import decode_objects
 
 
@@ -68,6 +76,55 @@ def test_what_came_after_service_was_back_is_no_phase_of_the_failover() -> None:
     moments = find_moments([Seen(5.0, "ADDED", pod("a")), Seen(9.0, "MODIFIED", pod("a", "w"))])
     assert choose_phases(moments, 4.0, 6.0) == {"pod made": 1.0, FIRST_WRITE: 2.0}
     assert FIRST_WRITE not in choose_phases(moments, 4.0, float("inf"))
+
+
+def replica(connection: str, role: str, in_use: bool) -> dict[str, Any]:
+    return {
+        "kind": "VolumeReplica",
+        "metadata": {"name": "v.west-1", "uid": "r1"},
+        "spec": {"nodeName": "west-1"},
+        "status": {"inUse": in_use, "replication": {"connection": connection, "role": role}},
+    }
+
+
+def test_a_survivor_tells_of_the_link_the_promotion_and_the_mount() -> None:
+    seen = [
+        Seen(0.0, "ADDED", replica("Connected", "Secondary", False)),
+        Seen(1.5, "MODIFIED", replica("WFConnection", "Secondary", False)),
+        Seen(7.0, "MODIFIED", replica("WFConnection", "Primary", False)),
+        Seen(7.1, "MODIFIED", replica("WFConnection", "Primary", True)),
+        Seen(9.0, "MODIFIED", replica("Connected", "Primary", True)),
+    ]
+    found = [(m.at, m.what, m.detail) for m in find_moments(seen)]
+    assert found == [
+        (1.5, "link lost", "seen at west-1"),
+        (7.0, "promoted", "at west-1"),
+        (7.1, "mounted", "at west-1"),
+    ]
+
+
+def test_a_course_is_of_one_pod_and_its_volume() -> None:
+    mine = [
+        Moment(1.0, "primary moved", "v", "to west-1, epoch 2"),
+        Moment(2.0, "pod made", "database-0"),
+        Moment(3.0, "attached", "csi-1", "v to west-1"),
+        Moment(4.0, "promoted", "v.west-1", "at west-1"),
+        Moment(5.0, "node not Ready", "east-1"),
+    ]
+    others = [
+        Moment(0.5, "primary moved", "v2", "to west-1, epoch 2"),
+        Moment(0.6, "pod made", "blocks-0"),
+        Moment(0.7, "attached", "csi-2", "v2 to west-1"),
+        Moment(0.8, "mounted", "v2.west-1", "at west-1"),
+    ]
+    assert choose_moments_of([*others, *mine], "v", "database-0") == mine
+
+
+def test_what_phases_took_adds_up_to_the_whole() -> None:
+    phases = {"primary moved": 6.0, "pod gone": 5.0, "pod made": 6.5, FIRST_WRITE: 9.0}
+    took = split_phases(phases)
+    assert took == {"primary moved": 6.0, "pod gone": 0.0, "pod made": 0.5, FIRST_WRITE: 2.5}
+    assert sum(took.values()) == 9.0
 
 
 def test_objects_come_whole_out_of_a_stream_cut_anywhere() -> None:
