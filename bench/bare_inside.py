@@ -21,11 +21,15 @@ from twinvault_engine.journal import DATA_FILE, META_FILE
 from twinvault_engine.layout import DataDirectory
 
 DATA = DataDirectory(Path("/var/lib/twinvault"))
-CONFIG = Path(f"/run/{RESOURCE}.res")
-# Where drbdadm notes for the kernel's calls which file a resource came from.
-_REGISTERED = (
-    Path(f"/var/lib/drbd/drbd-minor-{MINOR}.conf"),
-    Path(f"/var/lib/drbd/drbd-resource-{RESOURCE}.conf"),
+CONFIG = Path(f"/etc/drbd.d/{RESOURCE}.res")
+"""Where drbdadm finds it by itself: the kernel calls it before each resync of what is not ours, and
+a resource that it does not know would end the connection.
+"""
+# Where drbdadm notes which file a resource came from.
+_REGISTERED = tuple(
+    Path(directory) / name
+    for directory in ("/var/lib/drbd", "/run/drbd")
+    for name in (f"drbd-minor-{MINOR}.conf", f"drbd-resource-{RESOURCE}.conf")
 )
 _FILES = (DATA_FILE, META_FILE)
 _SHORT_SECONDS, _LONG_SECONDS = 10.0, 60.0

@@ -129,7 +129,7 @@ class Trial:
                 yield future
             finally:
                 node.exec("touch", _STOP)
-                future.exception(timeout=90)
+                wait_until("the writer to end", future.done, timeout_seconds=90)
                 node.exec("rm", "-f", _STOP)
 
 
@@ -157,7 +157,7 @@ def _count_bytes(trial: Trial) -> Row:
 
 def _measure_writer(trial: Trial) -> Row:
     with trial.writer(_CALM_SECONDS) as calm:
-        calm.exception(timeout=_CALM_SECONDS + 60)
+        wait_until("the calm writer", calm.done, timeout_seconds=_CALM_SECONDS + 60)
     trial.change_alone()
     with trial.writer(_WRITER_SECONDS) as busy:
         time.sleep(1.0)

@@ -62,7 +62,8 @@ def _since(before: int, after: int) -> int:
 
 def parse_latencies(text: str) -> list[Latency]:
     """What latency_writer.py printed."""
-    return [Latency(float(at), float(seconds)) for at, seconds in map(str.split, text.splitlines())]
+    lines = (line.split() for line in text.splitlines() if line)
+    return [Latency(float(at), float(seconds)) for at, seconds in lines]
 
 
 def choose_within(latencies: Sequence[Latency], begin: float, end: float) -> list[float]:
