@@ -18,13 +18,14 @@ from e2e.lab.api import Lab
 from e2e.lab.cli import FAILURES
 from e2e.lab.progress import say
 
+FULL_ROUNDS = 20
 CLEAN_UP_SECONDS = 600.0
 """A bench that is asked to end gives sites their power back and removes its volumes."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """``counted``: takes ``--rounds``. ``deadline_seconds``: with the rounds it has by itself."""
+    """``counted``: takes ``--rounds``. ``deadline_seconds``: for up to 20 of them."""
 
     name: str
     told: str
@@ -68,18 +69,23 @@ def parse_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
+def choose_deadline_seconds(bench: Bench, rounds: int) -> float:
+    return bench.deadline_seconds * max(1.0, rounds / FULL_ROUNDS if bench.counted else 1.0)
+
+
 def run_one(bench: Bench, rounds: int) -> int:
     """Exit code of the bench; it is asked to end at its deadline, or when a person does."""
     argv = [sys.executable, "-m", f"bench.{bench.name}"]
+    deadline_seconds = choose_deadline_seconds(bench, rounds)
     if rounds and bench.counted:
         argv += ["--rounds", f"{rounds}"]
     # A session of its own: Ctrl-C reaches us alone, and it gets one signal, not a second one while
     # it cleans up.
     process = subprocess.Popen(argv, start_new_session=True)
     try:
-        return process.wait(bench.deadline_seconds)
+        return process.wait(deadline_seconds)
     except subprocess.TimeoutExpired:
-        say(f"bench: {bench.name} is not over after {bench.deadline_seconds:g} s; it is ended")
+        say(f"bench: {bench.name} is not over after {deadline_seconds:g} s; it is ended")
         process.send_signal(signal.SIGINT)
         return _wait_end(process)
     except KeyboardInterrupt:

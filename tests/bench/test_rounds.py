@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from bench.__main__ import BENCHES, parse_options
+from bench.__main__ import BENCHES, Bench, choose_deadline_seconds, parse_options
 from bench.lab_bench import FAILED, INTERRUPTED, Rounds, Row, parse_rounds, run_rounds
 from e2e.lab.progress import WaitError
 
@@ -37,6 +37,14 @@ def test_a_wrong_choice_is_told(
     with pytest.raises(SystemExit):
         parse_options(words)
     assert told in capsys.readouterr().err
+
+
+def test_more_rounds_have_more_time() -> None:
+    counted, single = Bench("a", "", 100.0, True), Bench("b", "", 100.0)
+    assert choose_deadline_seconds(counted, 0) == 100.0
+    assert choose_deadline_seconds(counted, 5) == 100.0
+    assert choose_deadline_seconds(counted, 60) == 300.0
+    assert choose_deadline_seconds(single, 60) == 100.0
 
 
 def test_a_bench_has_at_least_one_round() -> None:
