@@ -109,8 +109,8 @@ class WritingServices:
     def lease_seconds(self) -> int:
         """How long a node may be silent before it counts as lost."""
         name = get_json(self.lab, f"storageclass/{METRO}")["parameters"]["replicationPair"]
-        failover = get_json(self.lab, f"replicationpair/{name}")["spec"].get("failover", {})
-        return int(failover.get("leaseDurationSeconds", 5))
+        pair = get_json(self.lab, f"replicationpair/{name}")
+        return int(pair["spec"]["failover"]["leaseDurationSeconds"])
 
 
 @contextmanager
