@@ -35,6 +35,8 @@ from .replication_state import DrbdRole
 SOON_SECONDS = 1.0
 LATER_SECONDS = 10.0
 DEFAULT_STABLE_SECONDS = 60.0
+EMPTY_SECONDS = 15.0
+"""A node must be silent for so long before it is put out of service; nobody waits for that."""
 
 Nodes = Mapping[str, NodeEvidence]
 
@@ -209,9 +211,28 @@ def _plan_eviction(
         return tuple(steps)
     gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
     steps += [DeleteVolumeAttachment(a, text, epochs[a.volume], retry) for a in gone]
-    if steps and not staying and not me.tainted and _all_fenced(view, fenced):
-        steps.insert(0, Taint(me.name, "every volume that it had is served elsewhere", retry))
-    return tuple(steps)
+    return tuple(steps) or _plan_taint(view, me, fenced)
+
+
+def _plan_taint(
+    view: NodeView, me: NodeEvidence, fenced: frozenset[str]
+) -> tuple[FailoverStep, ...]:
+    """The out-of-service taint, which drives out whatever else was on the node, comes late. Why:
+
+    1. A pod of a StatefulSet is ended here and made anew, under the same name, at the other node.
+    2. The taint is put on. Kubernetes, which may not have heard of 1 yet, ends the pods that it
+       believes to be here, and it ends them by their names: the new one dies.
+    """
+    if not (fenced and me.marked and view.users_known) or me.tainted:
+        return ()
+    if not _all_fenced(view, fenced):
+        return ()
+    left = EMPTY_SECONDS - me.silent_seconds
+    if left > 0:
+        text = "its pods are being made elsewhere; then it is put out of service"
+        return (Wait(me.name, "Emptying", text, left),)
+    text = "every volume that it had is served elsewhere"
+    return (Taint(me.name, text, choose_retry(view.attempt)),)
 
 
 def _here(view: NodeView) -> tuple[Attachment, ...]:

@@ -146,7 +146,10 @@ class Attachment:
 
 @dataclass(frozen=True)
 class NodeView:
-    """Everything that matters for one node: its volumes, who uses it, and all nodes."""
+    """Everything that matters for one node: its volumes, who uses it, and all nodes.
+
+    ``users_known``: ``pods`` and ``attachments`` were read, and are not just not known.
+    """
 
     node: str
     nodes: Mapping[str, NodeEvidence]
@@ -154,6 +157,7 @@ class NodeView:
     pods: tuple[PodUse, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     attempt: int = 0
+    users_known: bool = False
 
 
 FIRST_RETRY_SECONDS = 0.25

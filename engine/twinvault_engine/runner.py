@@ -6,17 +6,21 @@ failures classified once.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
 from twinvault_core.errors import ErrorCode, TwinvaultError
+
+logger = logging.getLogger(__name__)
 
 KILL_GRACE_SECONDS = 2.0
 _OUTPUT_IN_MESSAGE = 600
@@ -90,6 +94,7 @@ def run(
 
     At the deadline the program's whole process group is killed.
     """
+    begun = time.monotonic()
     process = _start(argv)
     try:
         stdout, stderr = process.communicate(stdin, timeout=timeout_seconds)
@@ -101,6 +106,8 @@ def run(
             f"{argv[0]} did not end within {timeout_seconds:g} s and was killed"
             f" (asked: {' '.join(argv)}); look for a hung device in the node's kernel log",
         ) from None
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%.3f s: %s", time.monotonic() - begun, " ".join(argv))
     if process.returncode in accept:
         return Output(stdout, stderr, process.returncode)
     said = (stderr.strip() or stdout.strip())[-_OUTPUT_IN_MESSAGE:]

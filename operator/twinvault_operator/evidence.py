@@ -52,7 +52,8 @@ def observe_failover(world: World, node: str, users: Users = NOBODY, attempt: in
         for name in placed_nodes(evidence.volume):
             if name not in nodes:
                 nodes[name] = world.observe_node(name)
-    return NodeView(node, nodes, volumes, users.pods, users.attachments, attempt)
+    known = users is not NOBODY
+    return NodeView(node, nodes, volumes, users.pods, users.attachments, attempt, known)
 
 
 def find_volumes(world: World, node: str) -> list[Volume]:

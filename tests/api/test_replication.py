@@ -29,7 +29,7 @@ from tests.api.replicating_agent import (
 )
 from twinvault_core import reasons
 from twinvault_core.errors import NotFoundError
-from twinvault_core.names import TAINT_OUT_OF_SERVICE
+from twinvault_core.names import TAINT_LOST
 from twinvault_kube import kinds
 from twinvault_kube.client import Json, KubeClient
 
@@ -88,7 +88,7 @@ class Sites:
         self.agents[node].silent = False
         self.link.up = True
 
-    async def is_out_of_service(self, node: str) -> bool:
+    async def is_closed(self, node: str) -> bool:
         return is_tainted(await self.client.get(kinds.NODES, node))
 
     async def pods(self) -> set[str]:
@@ -130,7 +130,7 @@ async def operator(sites: Sites) -> AsyncIterator[OperatorProcess]:
 
 def is_tainted(node: Json) -> bool:
     taints = (node.get("spec") or {}).get("taints") or ()
-    return any(taint["key"] == TAINT_OUT_OF_SERVICE for taint in taints)
+    return any(taint["key"] == TAINT_LOST for taint in taints)
 
 
 def last_phases(pair: Json) -> dict[str, float]:
@@ -218,7 +218,7 @@ async def test_a_drain_is_a_switchover(sites: Sites, operator: OperatorProcess) 
         lambda r: r["spec"]["role"] == "Primary" and r["spec"]["replication"]["epoch"] == 2,
         "the role to follow",
     )
-    assert not await sites.is_out_of_service("east-1")
+    assert not await sites.is_closed("east-1")
 
 
 async def test_a_lost_node_is_fenced_emptied_and_trusted_again_when_it_was_well(
@@ -240,7 +240,7 @@ async def test_a_lost_node_is_fenced_emptied_and_trusted_again_when_it_was_well(
         kinds.REPLICATION_PAIRS, "metro", lambda p: "evict" in last_phases(p), "the first phases"
     )
     assert await sites.pods() == {"bystander"}
-    assert await sites.is_out_of_service("east-1")
+    await sites.rig.wait(kinds.NODES, "east-1", is_tainted, "the taint of a lost node")
     for name in ("a", "b"):
         await sites.client.patch(kinds.VOLUMES, name, {"spec": {"publishedTo": ["west-1"]}})
         sites.agents["west-1"].used.add(name)
@@ -276,7 +276,7 @@ async def test_an_agent_that_is_dead_on_a_node_that_works_moves_nothing(
         "the reason why nothing moves",
     )
     assert waiting["status"]["replication"]["primary"] == "east-1"
-    assert not await sites.is_out_of_service("east-1")
+    assert not await sites.is_closed("east-1")
     assert await sites.pods() == {"pod-v"}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from twinvault_core import switchover
-from twinvault_core.failover import plan_failover, plan_node_failover
+from twinvault_core.failover import EMPTY_SECONDS, plan_failover, plan_node_failover
 from twinvault_core.failover_view import (
     LONGEST_RETRY_SECONDS,
     STUCK_AFTER_ATTEMPTS,
@@ -178,7 +178,8 @@ VA = Attachment("csi-1", "east-1", "v", "uid-va")
 
 def plan(*volumes: VolumeEvidence, nodes: dict[str, NodeEvidence] = LOST, **more: Any) -> list[Any]:
     pods, attached = more.pop("pods", (POD,)), more.pop("attachments", (VA,))
-    return list(plan_node_failover(NodeView("east-1", nodes, volumes, pods, attached)))
+    view = NodeView("east-1", nodes, volumes, pods, attached, users_known=more.pop("known", True))
+    return list(plan_node_failover(view))
 
 
 def test_before_the_record_has_moved_no_pod_is_touched() -> None:
@@ -186,10 +187,10 @@ def test_before_the_record_has_moved_no_pod_is_touched() -> None:
     assert [type(s) for s in steps] == [Swap, MarkLost]
 
 
-def test_once_it_has_moved_taint_pod_and_attachment_follow() -> None:
+def test_once_it_has_moved_pod_and_attachment_follow() -> None:
     steps = plan(volume(MOVED))
-    assert [type(s) for s in steps] == [MarkLost, Taint, DeletePod, DeleteVolumeAttachment]
-    pod, attachment = steps[2], steps[3]
+    assert [type(s) for s in steps] == [MarkLost, DeletePod, DeleteVolumeAttachment]
+    pod, attachment = steps[1], steps[2]
     assert (pod.force, pod.epochs) == (True, {"v": 2})
     assert attachment.epoch == 2
 
@@ -220,6 +221,22 @@ def test_the_taint_waits_while_anything_unfenced_is_attached(
 ) -> None:
     steps = plan(volume(MOVED), attachments=attached)
     assert [type(s) for s in steps] == [MarkLost, DeletePod, DeleteVolumeAttachment]
+
+
+def emptied(silent_seconds: float, **more: Any) -> list[Any]:
+    """The steps for a lost node from which everything was removed."""
+    node = replace(EAST, marked=True, silent_seconds=silent_seconds)
+    more = {"pods": (), "attachments": ()} | more
+    return plan(volume(MOVED), nodes={**LOST, "east-1": node}, **more)
+
+
+def test_a_lost_node_is_put_out_of_service_when_its_pods_live_elsewhere_for_a_while() -> None:
+    """Kubernetes ends by name what it believes to be there; the name is used elsewhere by now."""
+    assert waits_for(emptied(EMPTY_SECONDS - 1)[0]) == "Emptying"
+    assert [type(s) for s in emptied(EMPTY_SECONDS)] == [Taint]
+    assert emptied(EMPTY_SECONDS, known=False) == []
+    steps = emptied(EMPTY_SECONDS, attachments=(Attachment("x", "east-1", "local"),))
+    assert not [s for s in steps if isinstance(s, Taint)]
 
 
 def test_on_a_living_node_only_pods_that_hold_the_volume_open_are_ended() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.operator.model_api import GIB, ModelApi, ModelOperator
 from twinvault_core.errors import UnavailableError
+from twinvault_core.failover import EMPTY_SECONDS
 from twinvault_core.ids import node_lease_name
 from twinvault_core.names import (
     ANNOTATION_LOST,
@@ -251,6 +252,10 @@ async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -
     assert rig.api.all("volumeattachments") == []
     assert not rig.api.get("volumes", "v")["spec"].get("publishedTo")
     assert ANNOTATION_LOST in rig.api.get("storagenodes", "east-1")["metadata"]["annotations"]
+    taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
+    assert [t["key"] for t in taints] == [TAINT_LOST]
+    rig.pass_time(int(EMPTY_SECONDS), "west-1")
+    await rig.settle()
     taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
     assert [t["key"] for t in taints] == [TAINT_LOST, TAINT_OUT_OF_SERVICE]
     phases = rig.operator.world.pair_news["metro"]["lastFailover"]["phases"]
