@@ -29,15 +29,15 @@ from .placement import Candidate
 
 @dataclass(frozen=True)
 class KubeNode:
-    """A node of Kubernetes. ``internal_ip`` is empty while kubelet has not said it; ``tainted``:
-    it has our out-of-service taint.
+    """A node of Kubernetes. ``internal_ip`` is empty while kubelet has not said it; ``taints``:
+    effects of our out-of-service taints on it.
     """
 
     name: str
     labels: Mapping[str, str]
     ready: bool = True
     internal_ip: str = ""
-    tainted: bool = False
+    taints: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ LATER_SECONDS = 10.0
 DEFAULT_STABLE_SECONDS = 60.0
 EMPTY_SECONDS = 15.0
 """A node must be silent for so long before it is put out of service; nobody waits for that."""
+_EVICTS = "NoExecute"
 
 Nodes = Mapping[str, NodeEvidence]
 
@@ -211,19 +212,29 @@ def _plan_eviction(
         return tuple(steps)
     gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
     steps += [DeleteVolumeAttachment(a, text, epochs[a.volume], retry) for a in gone]
-    return tuple(steps) or _plan_taint(view, me, fenced)
+    if (going or gone) and not me.taints and _all_ours(view):
+        steps.insert(0, Taint(me.name, False, "its volumes are served elsewhere", retry))
+    return tuple(steps) or _plan_emptying(view, me, fenced)
 
 
-def _plan_taint(
+def _all_ours(view: NodeView) -> bool:
+    """With the taint on Kubernetes takes every volume off the node by force, and only then lets
+    another node have one. For ours that is safe, fenced or not: nobody writes without the record,
+    and one without a second replica cannot be anywhere else. For others' nobody here can say.
+    """
+    return all(a.volume for a in _here(view))
+
+
+def _plan_emptying(
     view: NodeView, me: NodeEvidence, fenced: frozenset[str]
 ) -> tuple[FailoverStep, ...]:
-    """The out-of-service taint, which drives out whatever else was on the node, comes late. Why:
+    """The effect that drives out whatever else was on the node comes late. Why:
 
     1. A pod of a StatefulSet is ended here and made anew, under the same name, at the other node.
     2. The taint is put on. Kubernetes, which may not have heard of 1 yet, ends the pods that it
        believes to be here, and it ends them by their names: the new one dies.
     """
-    if not (fenced and me.marked and view.users_known) or me.tainted:
+    if not (fenced and me.marked and view.users_known) or _EVICTS in me.taints:
         return ()
     if not _all_fenced(view, fenced):
         return ()
@@ -232,7 +243,7 @@ def _plan_taint(
         text = "its pods are being made elsewhere; then it is put out of service"
         return (Wait(me.name, "Emptying", text, left),)
     text = "every volume that it had is served elsewhere"
-    return (Taint(me.name, text, choose_retry(view.attempt)),)
+    return (Taint(me.name, True, text, choose_retry(view.attempt)),)
 
 
 def _here(view: NodeView) -> tuple[Attachment, ...]:
@@ -262,7 +273,7 @@ def _unfenced(pod: PodUse, stale: frozenset[str]) -> tuple[str, ...]:
 
 
 def _all_fenced(view: NodeView, fenced: frozenset[str]) -> bool:
-    """The taint drives out everything, so it is put on only where nothing unfenced is."""
+    """Everything is driven out only where nothing unfenced is."""
     pods = [p for p in view.pods if p.node == view.node]
     return all(a.volume in fenced for a in _here(view)) and not any(
         _unfenced(p, fenced) for p in pods
@@ -271,7 +282,7 @@ def _all_fenced(view: NodeView, fenced: frozenset[str]) -> bool:
 
 def _plan_return(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
     """A node that was lost is used again when it has let go of everything and stayed well."""
-    if not me.marked and not me.tainted:
+    if not me.marked and not me.taints:
         return ()
     for evidence in view.volumes:
         holds = _still_holds(evidence, me.name)

@@ -81,8 +81,8 @@ class NodeEvidence:
 
     ``expired``: its Lease was not renewed for longer than the lease duration. ``well_seconds``: for
     how long we have seen it renewed without a gap. ``marked``: it was lost before and is not
-    trusted again; this is kept in the API, so that a new leader knows it. ``tainted``: it has our
-    out-of-service taint.
+    trusted again; this is kept in the API, so that a new leader knows it. ``taints``: the effects of
+    our out-of-service taints on it.
     """
 
     name: str
@@ -91,7 +91,7 @@ class NodeEvidence:
     silent_seconds: float = 0.0
     well_seconds: float = 0.0
     marked: bool = False
-    tainted: bool = False
+    taints: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,12 @@ class MarkLost:
 
 @dataclass(frozen=True)
 class Taint:
-    """Put ``node.kubernetes.io/out-of-service`` on: everything on the node is to leave."""
+    """Put ``node.kubernetes.io/out-of-service`` on: Kubernetes takes every volume off the node.
+    ``evicting``: with the effect that also ends everything that runs there.
+    """
 
     node: str
+    evicting: bool
     message: str
     retry: Retry = Retry()
 

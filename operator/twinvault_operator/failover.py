@@ -150,7 +150,7 @@ class Failover:
     def _find_marked(self) -> set[str]:
         """Nodes that a failover left a mark on, maybe of an operator before us."""
         world = self._world
-        tainted = {node.name for node in world.nodes.values() if node.tainted}
+        tainted = {node.name for node in world.nodes.values() if node.taints}
         names = tainted | set(world.storage_nodes.names())
         return {n for n in names if n in tainted or world.observe_node(n).marked}
 

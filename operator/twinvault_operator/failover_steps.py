@@ -35,7 +35,8 @@ Work = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint
 LIST_SECONDS = 5.0
 PARALLEL = 32
 _CLOSED = {"key": TAINT_LOST, "value": TAINT_VALUE, "effect": "NoSchedule"}
-_OUT_OF_SERVICE = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoExecute"}
+_DETACHING = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoSchedule"}
+_EVICTING = {**_DETACHING, "effect": "NoExecute"}
 
 
 class Outcome(StrEnum):
@@ -103,7 +104,8 @@ class FailoverSteps:
             )
             self._tell_node(step.node, "NodeLost", step.message)
         elif isinstance(step, Taint):
-            await self._set_taints(step.node, (_CLOSED, _OUT_OF_SERVICE))
+            evicting = (_EVICTING,) if step.evicting else ()
+            await self._set_taints(step.node, (_CLOSED, _DETACHING, *evicting))
             self._tell_node(step.node, "OutOfService", step.message)
         else:
             await self._set_taints(step.node, ())

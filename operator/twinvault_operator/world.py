@@ -44,12 +44,12 @@ from .store import Store
 
 NODE = "Node"
 LEASE_SECONDS = 4.0
-_OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
 """Of a pair that does not say."""
+_OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
 
 
 def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
-    """What matters of a Kubernetes node: labels, whether it is Ready, address, our taint."""
+    """What matters of a Kubernetes node: labels, whether it is Ready, address, our taints."""
     status, spec = obj.get("status") or {}, obj.get("spec") or {}
     conditions, taints = status.get("conditions") or (), spec.get("taints") or ()
     addresses = status.get("addresses") or ()
@@ -59,7 +59,11 @@ def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
         dict(meta.get("labels") or {}),
         ready=any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions),
         internal_ip=next((a["address"] for a in addresses if a.get("type") == "InternalIP"), ""),
-        tainted=any(is_our_taint(t) and t["key"] == TAINT_OUT_OF_SERVICE for t in taints),
+        taints=frozenset(
+            str(t.get("effect") or "")
+            for t in taints
+            if is_our_taint(t) and t["key"] == TAINT_OUT_OF_SERVICE
+        ),
     )
 
 
@@ -230,7 +234,7 @@ class World:
             silent_seconds=liveness.silent_seconds(node),
             well_seconds=liveness.well_seconds(node, seconds),
             marked=known is not None and ANNOTATION_LOST in known.meta.annotations,
-            tainted=kube is not None and kube.tainted,
+            taints=kube.taints if kube is not None else frozenset(),
         )
 
     def _candidates_for(

@@ -187,10 +187,11 @@ def test_before_the_record_has_moved_no_pod_is_touched() -> None:
     assert [type(s) for s in steps] == [Swap, MarkLost]
 
 
-def test_once_it_has_moved_pod_and_attachment_follow() -> None:
+def test_once_it_has_moved_taint_pod_and_attachment_follow() -> None:
     steps = plan(volume(MOVED))
-    assert [type(s) for s in steps] == [MarkLost, DeletePod, DeleteVolumeAttachment]
-    pod, attachment = steps[1], steps[2]
+    assert [type(s) for s in steps] == [MarkLost, Taint, DeletePod, DeleteVolumeAttachment]
+    _, taint, pod, attachment = steps
+    assert not taint.evicting
     assert (pod.force, pod.epochs) == (True, {"v": 2})
     assert attachment.epoch == 2
 
@@ -213,13 +214,14 @@ def test_a_pod_with_a_volume_that_is_not_fenced_stays_and_a_person_is_told(pod: 
     assert "NotAllFenced" in [s.reason for s in steps if isinstance(s, Wait)]
 
 
-@pytest.mark.parametrize(
-    "attached", [(VA, Attachment("x", "east-1", "local")), (VA, Attachment("y", "east-1"))]
-)
-def test_the_taint_waits_while_anything_unfenced_is_attached(
-    attached: tuple[Attachment, ...],
-) -> None:
-    steps = plan(volume(MOVED), attachments=attached)
+def test_a_volume_of_ours_without_a_second_replica_holds_nothing_up() -> None:
+    """Kubernetes gives no volume of the node away before all are taken off it by force."""
+    steps = plan(volume(MOVED), attachments=(VA, Attachment("x", "east-1", "local")))
+    assert [type(s) for s in steps] == [MarkLost, Taint, DeletePod, DeleteVolumeAttachment]
+
+
+def test_nothing_is_taken_by_force_from_another_drivers_volume() -> None:
+    steps = plan(volume(MOVED), attachments=(VA, Attachment("y", "east-1")))
     assert [type(s) for s in steps] == [MarkLost, DeletePod, DeleteVolumeAttachment]
 
 
@@ -233,7 +235,7 @@ def emptied(silent_seconds: float, **more: Any) -> list[Any]:
 def test_a_lost_node_is_put_out_of_service_when_its_pods_live_elsewhere_for_a_while() -> None:
     """Kubernetes ends by name what it believes to be there; the name is used elsewhere by now."""
     assert waits_for(emptied(EMPTY_SECONDS - 1)[0]) == "Emptying"
-    assert [type(s) for s in emptied(EMPTY_SECONDS)] == [Taint]
+    assert [(type(s), s.evicting) for s in emptied(EMPTY_SECONDS)] == [(Taint, True)]
     assert emptied(EMPTY_SECONDS, known=False) == []
     steps = emptied(EMPTY_SECONDS, attachments=(Attachment("x", "east-1", "local"),))
     assert not [s for s in steps if isinstance(s, Taint)]
@@ -248,7 +250,7 @@ def test_on_a_living_node_only_pods_that_hold_the_volume_open_are_ended() -> Non
 
 def test_a_node_comes_back_when_it_has_let_go_and_been_well() -> None:
     def back(evidence: VolumeEvidence, seconds: float) -> list[Any]:
-        node = replace(ALIVE, marked=True, tainted=True, well_seconds=seconds)
+        node = replace(ALIVE, marked=True, taints=frozenset(["NoSchedule"]), well_seconds=seconds)
         return plan(evidence, nodes={**WELL, "east-1": node}, pods=(), attachments=())
 
     assert waits_for(back(volume(MOVED), 600)[0]) == "StillHolds"

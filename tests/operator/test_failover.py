@@ -253,11 +253,13 @@ async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -
     assert not rig.api.get("volumes", "v")["spec"].get("publishedTo")
     assert ANNOTATION_LOST in rig.api.get("storagenodes", "east-1")["metadata"]["annotations"]
     taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
-    assert [t["key"] for t in taints] == [TAINT_LOST]
+    detaching = [(TAINT_LOST, "NoSchedule"), (TAINT_OUT_OF_SERVICE, "NoSchedule")]
+    assert [(t["key"], t["effect"]) for t in taints] == detaching
     rig.pass_time(int(EMPTY_SECONDS), "west-1")
     await rig.settle()
     taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
-    assert [t["key"] for t in taints] == [TAINT_LOST, TAINT_OUT_OF_SERVICE]
+    evicting = (TAINT_OUT_OF_SERVICE, "NoExecute")
+    assert [(t["key"], t["effect"]) for t in taints] == [*detaching, evicting]
     phases = rig.operator.world.pair_news["metro"]["lastFailover"]["phases"]
     assert [p["name"] for p in phases] == ["detect", "fence", "evict"]
     assert phases[0]["seconds"] == 5.0
