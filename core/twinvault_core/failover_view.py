@@ -81,8 +81,8 @@ class NodeEvidence:
 
     ``expired``: its Lease was not renewed for longer than the lease duration. ``well_seconds``: for
     how long we have seen it renewed without a gap. ``marked``: it was lost before and is not
-    trusted again; this is kept in the API, so that a new leader knows it. ``taints``: the effects of
-    our out-of-service taints on it.
+    trusted again; this is kept in the API, so that a new leader knows it. ``taints``: the effects
+    of our out-of-service taints on it.
     """
 
     name: str
