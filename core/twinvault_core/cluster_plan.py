@@ -30,7 +30,8 @@ from .placement import Candidate
 @dataclass(frozen=True)
 class KubeNode:
     """A node of Kubernetes. ``internal_ip`` is empty while kubelet has not said it; ``taints``:
-    effects of our out-of-service taints on it.
+    effects of our out-of-service taints on it. ``every_taint``: (key, value, effect) of all that
+    it has; ``unschedulable``: cordoned.
     """
 
     name: str
@@ -38,6 +39,8 @@ class KubeNode:
     ready: bool = True
     internal_ip: str = ""
     taints: frozenset[str] = frozenset()
+    unschedulable: bool = False
+    every_taint: tuple[tuple[str, str, str], ...] = ()
 
 
 @dataclass(frozen=True)

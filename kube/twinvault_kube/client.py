@@ -13,7 +13,7 @@ from twinvault_core.errors import UnavailableError
 
 from .config import observe_config
 from .errors import error_from_status
-from .kinds import Kind
+from .kinds import PODS, Kind
 from .spare import dial_spares
 from .transport import HttpTransport, Transport, error_of
 
@@ -178,6 +178,18 @@ class KubeClient:
         if grace_seconds is not None:
             body["gracePeriodSeconds"] = grace_seconds
         await self._call("DELETE", kind.path(namespace, name), body=body or None)
+
+    async def evict(self, name: str, namespace: str, *, uid: str) -> None:
+        """End that very pod if every PodDisruptionBudget allows it; UnavailableError (429) says
+        which one does not, NotFoundError and ConflictError that it is gone.
+        """
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        await self._call("POST", PODS.path(namespace, name) + "/eviction", body=body)
 
     async def watch(
         self,

@@ -97,9 +97,9 @@ def choose_policy(world: World, pair: ReplicationPair | None) -> PairPolicy:
 
 def parse_users(node: str, pods: list[Any], attachments: list[Any], volumes: list[Any]) -> Users:
     """From Pods of the node, all VolumeAttachments and all PersistentVolumes."""
-    handles = {pv["metadata"]["name"]: _handle(pv) for pv in volumes}
-    claims = {_claim(pv): _handle(pv) for pv in volumes if _claim(pv)}
-    uses = [_parse_pod(pod, claims) for pod in pods if not _has_ended(pod)]
+    handles = {pv["metadata"]["name"]: parse_handle(pv) for pv in volumes}
+    claims = {parse_claim_ref(pv): parse_handle(pv) for pv in volumes if parse_claim_ref(pv)}
+    uses = [_parse_pod(pod, claims) for pod in pods if not has_ended(pod)]
     held = []
     for obj in attachments:
         spec = obj["spec"]
@@ -113,17 +113,19 @@ def parse_users(node: str, pods: list[Any], attachments: list[Any], volumes: lis
     return Users(tuple(uses), tuple(held))
 
 
-def _has_ended(pod: Json) -> bool:
+def has_ended(pod: Json) -> bool:
+    """Whether it uses nothing any more."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _handle(pv: Json) -> tuple[str, str]:
+def parse_handle(pv: Json) -> tuple[str, str]:
     """(driver, volume id) of a PersistentVolume; others than CSI have no id."""
     csi = pv["spec"].get("csi") or {}
     return str(csi.get("driver") or "in-tree"), str(csi.get("volumeHandle") or "")
 
 
-def _claim(pv: Json) -> tuple[str, str] | None:
+def parse_claim_ref(pv: Json) -> tuple[str, str] | None:
+    """(namespace, name) of the claim that a PersistentVolume is bound to."""
     ref = pv["spec"].get("claimRef") or {}
     return (str(ref["namespace"]), str(ref["name"])) if ref.get("name") else None
 

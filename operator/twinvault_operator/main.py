@@ -26,6 +26,8 @@ from twinvault_kube.logs import configure_logging
 from .announcer import Announcer
 from .applier import Applier
 from .config import LEADER_LEASE, Config
+from .drill_metrics import fill_drills
+from .drills import Drills
 from .failover import Failover
 from .failover_report import FailoverReport
 from .failover_steps import FailoverSteps
@@ -98,6 +100,7 @@ class Operator:
             config.namespace,
         )
         self.reconciler = Reconciler(self.world, self.queue, self.triggers, applier, self.metrics)
+        self._drills = Drills(client, self.world, applier, self.metrics)
         self._failover = self._make_failover()
         self._probes = ProbeServer(
             self.metrics.registry,
@@ -123,10 +126,19 @@ class Operator:
         def replica_changed(before: VolumeReplica | None, after: VolumeReplica | None) -> None:
             self._replication.replica_changed(before, after)
             failover.replica_changed(before, after)
+            self._drills.replica_changed(before, after)
+
+        def volume_changed(before: Volume | None, after: Volume | None) -> None:
+            failover.volume_changed(before, after)
+            self._drills.volume_changed(before, after)
+
+        def pair_changed() -> None:
+            failover.pair_changed()
+            self._drills.pairs_changed()
 
         self.triggers.on_replica = replica_changed
-        self.triggers.on_volume = failover.volume_changed
-        self.triggers.on_pair = failover.pair_changed
+        self.triggers.on_volume = volume_changed
+        self.triggers.on_pair = pair_changed
         return failover
 
     def stop(self) -> None:
@@ -178,6 +190,7 @@ class Operator:
             await feed.wait_synced()
         self._current = True
         group.create_task(self._failover.run())
+        group.create_task(self._drills.run())
         group.create_task(self._sweeper.run())
 
     async def _watch(self) -> None:
@@ -224,6 +237,7 @@ class Operator:
             return
         _count(metrics, world.volumes.values(), world.snapshots.values())
         self._replication.fill()
+        fill_drills(self.world, metrics)
         for node in world.node_names():
             alive = self.liveness.state(node) is AgentState.ALIVE
             metrics.agents.labels(node).set(1 if alive else 0)

@@ -81,6 +81,25 @@ class Metrics:
         self.failover_errors = self._counter(
             "twinvault_failover_errors_total", "Failed attempts at a step of a failover", ["step"]
         )
+        self.drills = self._counter(
+            "twinvault_drills_total", "Drills by how they ended", ["pair", "result"]
+        )
+        self.drill_recovery = self._gauge(
+            "twinvault_drill_recovery_seconds",
+            "How long the last drill kept a volume from its pods on the way to the other site",
+            ["pair", "volume"],
+        )
+        self.drill_success = self._gauge(
+            "twinvault_drill_last_success_timestamp_seconds",
+            "When the last drill that succeeded ended",
+            ["pair"],
+        )
+        self.drill_next = self._gauge(
+            "twinvault_drill_next_timestamp_seconds", "When the next drill starts", ["pair"]
+        )
+        self.drill_running = self._gauge(
+            "twinvault_drill_running", "1 while a drill moves volumes of the pair", ["pair"]
+        )
 
     def _gauge(self, name: str, text: str, labels: list[str] | None = None) -> Gauge:
         return Gauge(name, text, labels or [], registry=self.registry)

@@ -49,7 +49,7 @@ _OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
 
 
 def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
-    """What matters of a Kubernetes node: labels, whether it is Ready, address, our taints."""
+    """What matters of a Kubernetes node: labels, whether it is Ready, address, taints."""
     status, spec = obj.get("status") or {}, obj.get("spec") or {}
     conditions, taints = status.get("conditions") or (), spec.get("taints") or ()
     addresses = status.get("addresses") or ()
@@ -63,6 +63,10 @@ def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
             str(t.get("effect") or "")
             for t in taints
             if is_our_taint(t) and t["key"] == TAINT_OUT_OF_SERVICE
+        ),
+        unschedulable=bool(spec.get("unschedulable")),
+        every_taint=tuple(
+            (str(t["key"]), str(t.get("value") or ""), str(t.get("effect") or "")) for t in taints
         ),
     )
 

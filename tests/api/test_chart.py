@@ -129,7 +129,9 @@ def test_a_changed_crd_is_upgraded_with_the_chart(cluster: Cluster, tmp_path: Pa
     assert cluster.kubectl(*show) == "tvv"
 
 
-@pytest.mark.parametrize("name", ["two-sites", "his-postgresql", "snapshot", "restore", "block"])
+@pytest.mark.parametrize(
+    "name", ["two-sites", "drill", "his-postgresql", "snapshot", "restore", "block"]
+)
 def test_every_example_is_taken_by_the_api_server(cluster: Cluster, name: str) -> None:
     for namespace in ("his", "block-example"):
         text = cluster.kubectl("create", "namespace", namespace, "--dry-run=client", "-o", "yaml")
@@ -162,6 +164,7 @@ def test_a_snapshot_controller_of_the_cluster_is_left_to_its_work(cluster: Clust
         ("twinvault-operator", "update", "leases.coordination.k8s.io"),
         ("twinvault-operator", "patch", "nodes"),
         ("twinvault-operator", "delete", "pods"),
+        ("twinvault-operator", "create", "pods/eviction"),
         ("twinvault-operator", "delete", "volumeattachments.storage.k8s.io"),
         ("twinvault-operator", "patch", "volumeattachments.storage.k8s.io"),
         ("twinvault-operator", "list", "persistentvolumes"),

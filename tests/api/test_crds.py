@@ -118,6 +118,8 @@ ACCEPTED = [
     ("StorageCluster", {"pools.0.devices.paths": ["/dev/mapper/vg-a..b"]}),
     ("ReplicationPair", {"mode": "Async", "async": {"intervalSeconds": 60}}),
     ("ReplicationPair", {"network": {"cidr": "10.0.0.0/24"}}),
+    ("ReplicationPair", {"drill": {"schedule": "30 2 * * sun", "claims": ["his/data-0"]}}),
+    ("ReplicationPair", {"drill": {"runAt": "2026-03-01T02:00:00Z", "volumes": ["v"]}}),
     ("VolumeReplica", {"giveUp": "east-1"}),
 ]
 
@@ -171,6 +173,9 @@ REFUSED = [
     ),
     ("ReplicationPair", {"network": {"interface": "eth1; reboot"}}, "should match"),
     ("ReplicationPair", {"failover.leaseDurationSeconds": 1}, "greater than or equal to 2"),
+    ("ReplicationPair", {"drill": {"runAt": "tonight"}}, "date-time"),
+    ("ReplicationPair", {"drill": {"claims": ["data-0"]}}, "should match"),
+    ("ReplicationPair", {"drill": {"deadlineSeconds": 1}}, "greater than or equal to 10"),
     ("VolumeReplica", {"giveUp": "east-2"}, "write the name of its node"),
     ("VolumeReplica", {"nodeName": None}, "nodeName: Required"),
     ("VolumeReplica", {"role": "Leader"}, "Unsupported value"),
