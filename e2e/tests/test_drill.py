@@ -15,6 +15,7 @@ from e2e.lab.api import Lab
 from e2e.tests.test_replication import (
     METRO,
     checksum,
+    cordoned,
     in_sync,
     metro,
     node_of,
@@ -36,15 +37,17 @@ __all__ = ["metro"]  # the fixture
 def stateful_set(claim_name: str) -> Object:
     """A pod with a controller: the only kind that a drill moves."""
     labels = {"app": "app"}
-    template = {"metadata": {"labels": labels}, "spec": pod("app", claim_name)["spec"]}
-    spec = {
+    # It ends by the rules: a pod with no time to end at all is forgotten by the API server at once.
+    spec = {**pod("app", claim_name)["spec"], "terminationGracePeriodSeconds": 1}
+    template = {"metadata": {"labels": labels}, "spec": spec}
+    wanted = {
         "replicas": 1,
         "serviceName": "app",
         "selector": {"matchLabels": labels},
         "template": template,
     }
     metadata = {"name": "app", "labels": labels}
-    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec}
+    return {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": wanted}
 
 
 def patch_drill(lab: Lab, drill: dict[str, Any] | None) -> None:
@@ -131,7 +134,7 @@ def test_a_drill_moves_the_pod_and_brings_it_back_in_sync_all_along(
     lab, home, before = space.lab, node_of(space, POD), last_of(space.lab)
     first = write(space, POD, "first")
     epoch = get_json(lab, "volumes.twinvault.io", volume)["status"]["replication"]["epoch"]
-    with drilled(lab, claims=[f"{space.name}/data"], holdSeconds=30):
+    with drilled(lab, claims=[f"{space.name}/data"], holdSeconds=45):
         wait_phase(lab, "Away")
         assert node_of(space, POD) == other(lab, home)
         assert len(in_sync(lab, volume)) == 2
@@ -176,12 +179,8 @@ def test_a_drill_to_a_cordoned_node_is_refused(
     uid = space.get(f"pod/{POD}")["metadata"]["uid"]
     away = other(lab, home)
     before = last_of(lab)
-    lab.kubectl("cordon", away)
-    try:
-        with drilled(lab, volumes=[volume]):
-            last = wait_result(lab, before)
-    finally:
-        lab.kubectl("uncordon", away)
+    with cordoned(lab, away), drilled(lab, volumes=[volume]):
+        last = wait_result(lab, before)
     assert (last["result"], last["reason"]) == ("Refused", "Pinned"), last
     assert space.get(f"pod/{POD}")["metadata"]["uid"] == uid
     assert not closed_nodes(lab)
