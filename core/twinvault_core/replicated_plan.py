@@ -52,6 +52,8 @@ def choose_replication(view: VolumeView, volume: Volume, node: str) -> Replicati
     address, peer_address = _find_address(view, node, peer), _find_address(view, peer, node)
     if not address or not peer_address:
         return None
+    mine = _replica(view, node)
+    told = mine.replication if mine is not None else None
     return ReplicationSpec(
         minor=device.minor,
         port=device.port,
@@ -61,6 +63,9 @@ def choose_replication(view: VolumeView, volume: Volume, node: str) -> Replicati
         epoch=record.epoch,
         first_sync=_choose_first_sync(view, volume, record, node),
         settings=_choose_settings(view, node),
+        # The pair's plan writes these two; here they only must not get lost.
+        verify_request=told.verify_request if told else "",
+        resync_hold=told.resync_hold if told else "",
     )
 
 
