@@ -17,6 +17,7 @@ from .replicated_status import is_in_sync, is_replicated
 from .replication_network import find_network_problem, refuse_node
 from .resync_slots import plan_resyncs
 from .verify_plan import plan_verify
+from .words import join_some
 
 NAMED = 3
 """How many volumes or nodes a message names."""
@@ -95,11 +96,21 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
         conditions.append(verify.condition)
     resyncs = plan_resyncs(pair, view.upkeep, now=now)
     turns = resyncs.actions + verify.actions
-    counts = {"volumes": count_volumes(view.volumes).to_dict()}
-    wanted = {**counts, **resyncs.status, **verify.status, **view.extra}
+    counts = count_volumes(view.volumes)
+    wanted = {
+        "volumes": counts.to_dict(),
+        "summary": _summary(pair, counts),
+        **resyncs.status,
+        **verify.status,
+        **view.extra,
+    }
     status = plan_status(REPLICATION_PAIR, pair.meta, pair.status, wanted, conditions, now=now)
     told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, degraded)
     return Plan(first + status + turns + told)
+
+
+def _summary(pair: ReplicationPair, counts: PairCounts) -> dict[str, str]:
+    return {"clusters": join_some(pair.clusters), "inSync": f"{counts.in_sync}/{counts.total}"}
 
 
 def _judge_mode(pair: ReplicationPair) -> list[Condition]:

@@ -48,13 +48,13 @@ def judge_replicated(
         return being_made(reasons.CREATING, "being made")
     if not volume.status_size_bytes and not _is_complete(view, volume):
         return _judge_new(view, volume, record)
-    stopped = _find_stop(view, record)
-    if stopped is not None:
-        return stopped
-    serving = _judge_serving(view, volume, record, growth, now=now)
+    state = _find_stop(view, record)
+    if state is None:
+        state = _judge_serving(view, volume, record, growth, now=now)
     if not moving:
-        return serving
-    return replace(serving, progressing=Condition(PROGRESSING, True, reasons.MOVING, moving))
+        return state
+    # What keeps it from serving stands in Ready; here is what the move that was asked for lacks.
+    return replace(state, progressing=Condition(PROGRESSING, True, reasons.MOVING, moving))
 
 
 def _is_complete(view: VolumeView, volume: Volume) -> bool:

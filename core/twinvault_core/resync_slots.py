@@ -95,10 +95,11 @@ def _choose_token(volume: PairVolume, now: str) -> str:
     """The one that is there while it is young; a new one says that the operator still means it."""
     primary = volume.primary
     told = primary.replication.resync_hold if primary and primary.replication else ""
-    young = timedelta(seconds=RENEW_SECONDS)
-    if told and parse_time(told) <= parse_time(now) < parse_time(told) + young:
-        return told
-    return now
+    try:
+        age = parse_time(now) - parse_time(told)
+    except ValueError:
+        return now
+    return told if timedelta() <= age < timedelta(seconds=RENEW_SECONDS) else now
 
 
 def make_candidate(volume: PairVolume, turns: frozenset[tuple[str, str]]) -> Candidate | None:

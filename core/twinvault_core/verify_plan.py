@@ -25,7 +25,7 @@ from .replication_state import SyncState
 from .sizing import format_bytes
 
 NAMED = 3
-_AT_REST = (SyncState.ESTABLISHED, SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET)
+_AT_REST = (SyncState.OFF, SyncState.ESTABLISHED, SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET)
 
 
 @dataclass(frozen=True)

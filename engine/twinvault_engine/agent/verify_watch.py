@@ -93,7 +93,7 @@ class VerifyWatch:
             if running is not None:
                 return _running(kept, facts), False
         elif running is not None and running.started and drbd is not None and facts is not None:
-            if drbd.in_sync and drbd.sync is SyncState.ESTABLISHED:
+            if drbd.in_sync and not drbd.verifying:
                 kept = self._end(replica, running, facts)
             self._passes.pop(volume, None)
         elif running is not None:
