@@ -370,10 +370,13 @@ async def test_the_replicas_of_one_volume_after_the_other_are_compared(
     for name in ("a", "b"):
         await sites.add_volume(name)
     yearly, due = "0 0 1 1 *", "2026-01-01T00:00:00Z"
-    planned = {"nextVerify": {"schedule": yearly, "time": due}}
-    await sites.client.patch_status(kinds.REPLICATION_PAIRS, "metro", planned)
     spec = {"verify": {"schedule": yearly}}
     await sites.client.patch(kinds.REPLICATION_PAIRS, "metro", {"spec": spec})
+    await sites.rig.wait(
+        kinds.REPLICATION_PAIRS, "metro", lambda p: "nextVerify" in p["status"], "the time"
+    )
+    planned = {"nextVerify": {"schedule": yearly, "time": due}}
+    await sites.client.patch_status(kinds.REPLICATION_PAIRS, "metro", planned)
     for name, different in (("a", 0), ("b", 4096)):
         replica = f"{name}.east-1"
         await sites.rig.wait(
