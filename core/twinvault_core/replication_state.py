@@ -101,7 +101,7 @@ _SYNCING = frozenset(
 
 
 _VERIFYING = frozenset({SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET})
-_PAUSED = frozenset({SyncState.PAUSED_SYNC_SOURCE, SyncState.PAUSED_SYNC_TARGET})
+PAUSED = frozenset({SyncState.PAUSED_SYNC_SOURCE, SyncState.PAUSED_SYNC_TARGET})
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class DrbdState:
     @property
     def paused(self) -> bool:
         """A resync that copies nothing now. New writes go to both sides all the same."""
-        return self.connected and self.sync in _PAUSED
+        return self.connected and self.sync in PAUSED
 
     @property
     def verifying(self) -> bool:

@@ -25,7 +25,8 @@ from .replication_state import SyncState
 from .sizing import format_bytes
 
 NAMED = 3
-_AT_REST = (SyncState.OFF, SyncState.ESTABLISHED, SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET)
+_COMPARING = (SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET)
+_AT_REST = (SyncState.OFF, SyncState.ESTABLISHED, *_COMPARING)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _ask(
 
 def choose_volume(fit: tuple[PairVolume, ...], token: str) -> PairVolume | None:
     """The one that was asked already, if it can go on; else the one compared longest ago."""
-    if any(_is_resyncing(v) for v in fit):
+    if any(_is_resyncing(v) or (_is_comparing(v) and not _is_asked(v, token)) for v in fit):
         return None
     waiting = [v for v in fit if not is_done(v, token)]
     asked = [v for v in waiting if _is_asked(v, token) and not find_obstacle(v, asked=True)]
@@ -152,8 +153,20 @@ def _is_asked(volume: PairVolume, token: str) -> bool:
 
 
 def _is_resyncing(volume: PairVolume) -> bool:
+    """Now; what an agent said that is gone since counts for nothing."""
     report = volume.report
-    return report is not None and report.resync is not None
+    return report is not None and report.resync is not None and _is_fresh(volume)
+
+
+def _is_comparing(volume: PairVolume) -> bool:
+    """Also for an earlier round, that took longer than the schedule allows."""
+    report = volume.report
+    return report is not None and report.sync in _COMPARING and _is_fresh(volume)
+
+
+def _is_fresh(volume: PairVolume) -> bool:
+    report = volume.report
+    return report is not None and not report.link_down and not volume.lost
 
 
 def find_obstacle(volume: PairVolume, *, asked: bool = False) -> str:

@@ -128,6 +128,28 @@ def test_a_resync_of_any_volume_goes_first() -> None:
     assert "b: it is degraded" in made.status["lastVerify"]["message"]
 
 
+def test_a_resync_that_only_a_lost_node_tells_of_keeps_nobody_waiting() -> None:
+    made = rig("a", "b")
+    made.degrade("b")
+    made.report("b", connection="Connecting", resync={"donePercent": 1, "remainingBytes": 5})
+    made.pass_time(3600)
+    made.plan()
+    assert asked(made) == ["a.east-1"]
+
+
+def test_a_pass_of_the_last_round_that_still_runs_is_waited_for() -> None:
+    made = begun("a", "b")
+    made.report("a", sync="VerifyS")
+    made.pass_time(3600)
+    made.plan()
+    assert asked(made) == []
+    assert any("a: no time was left" in t.message for t in made.told)
+    made.report("a", sync="Established")
+    made.plan()
+    assert asked(made) == ["a.east-1"]
+    assert made.spec_of("a")["verifyRequest"] == SECOND
+
+
 def test_what_the_link_cut_off_is_taken_back_and_asked_again_when_it_is_in_sync() -> None:
     made = begun("a", "b")
     made.report("a", connection="Connecting", sync="Off")
