@@ -246,7 +246,7 @@ def _describe(
 ) -> dict[str, Any]:
     """``lastVerify`` of the pair; ``last`` is the one that stands there."""
     done = [v for v in fit if is_done(v, current.time)]
-    left = [v for v in fit if v not in done]
+    left = [v for v in fit if not is_done(v, current.time)]
     ended = current.ended_at or (now if not left else "")
     found = [_different_bytes(v, current.time) for v in done]
     return {
