@@ -68,6 +68,10 @@ api: host venv binaries ## Tests against a real API server
 sanity: host venv binaries ## csi-sanity against the real processes
 	$(PYTHON) -m tests.sanity.run
 
+.PHONY: uml
+uml: host venv ## Replication on two bare kernels with DRBD, without Kubernetes: some minutes
+	timeout --kill-after=30 3600 $(PYTEST) tests/uml
+
 .PHONY: e2e
 e2e: host venv ## Tests in the two-site lab
 	$(LAB) up

@@ -12,6 +12,7 @@ DEGRADED = "Degraded"
 PLACED = "Placed"
 IN_USE = "InUse"
 NOT_IMPLEMENTED = "NotImplemented"
+VERIFIED = "Verified"
 
 
 @dataclass(frozen=True)

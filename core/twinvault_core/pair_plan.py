@@ -11,9 +11,13 @@ from .actions import REPLICATION_PAIR, Action, Plan, Tell, plan_finalizer, plan_
 from .conditions import DEGRADED, IN_USE, NOT_IMPLEMENTED, READY, Condition, find_condition
 from .model import ReplicationPair, StorageCluster, Volume
 from .names import FINALIZER_CLUSTER
+from .pair_volume import PairVolume
 from .placement import Candidate
 from .replicated_status import is_in_sync, is_replicated
 from .replication_network import find_network_problem, refuse_node
+from .resync_slots import plan_resyncs
+from .verify_plan import plan_verify
+from .words import join_some
 
 NAMED = 3
 """How many volumes or nodes a message names."""
@@ -23,13 +27,15 @@ NAMED = 3
 class PairView:
     """``volumes``: those that ask for this pair, by name. ``nodes``: of its two clusters.
 
-    ``extra``: further fields of the status, of failovers; a value None removes one.
+    ``upkeep``: the same volumes with their replicas, for what is done to them in turn. ``extra``:
+    further fields of the status, of failovers; a value None removes one.
     """
 
     pair: ReplicationPair
     clusters: Mapping[str, StorageCluster] = field(default_factory=dict)
     volumes: tuple[Volume, ...] = ()
     nodes: tuple[Candidate, ...] = ()
+    upkeep: tuple[PairVolume, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -83,11 +89,28 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
         first = plan_finalizer(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER)
     problems = find_problems(view)
     ready = _judge_ready(view, problems, use)
-    conditions = [*_judge_mode(pair), use, ready, _judge_degraded(view)]
-    wanted = {"volumes": count_volumes(view.volumes).to_dict(), **view.extra}
+    degraded = _judge_degraded(view)
+    conditions = [*_judge_mode(pair), use, ready, degraded]
+    verify = plan_verify(pair, view.upkeep, now=now)
+    if verify.condition is not None:
+        conditions.append(verify.condition)
+    resyncs = plan_resyncs(pair, view.upkeep, now=now)
+    turns = resyncs.actions + verify.actions
+    counts = count_volumes(view.volumes)
+    wanted = {
+        "volumes": counts.to_dict(),
+        "summary": _summary(pair, counts),
+        **resyncs.status,
+        **verify.status,
+        **view.extra,
+    }
     status = plan_status(REPLICATION_PAIR, pair.meta, pair.status, wanted, conditions, now=now)
-    told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, conditions[-1])
-    return Plan(first + status + told)
+    told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, degraded)
+    return Plan(first + status + turns + told)
+
+
+def _summary(pair: ReplicationPair, counts: PairCounts) -> dict[str, str]:
+    return {"clusters": join_some(pair.clusters), "inSync": f"{counts.in_sync}/{counts.total}"}
 
 
 def _judge_mode(pair: ReplicationPair) -> list[Condition]:

@@ -101,3 +101,9 @@ ERASING: Final = "Erasing"
 # ReplicationPair.
 NOT_IMPLEMENTED: Final = "NotImplemented"
 INVALID: Final = "Invalid"
+
+# Verified, on a ReplicationPair. True: EQUAL. False: DIFFERENT. Unknown: NOT_YET or INVALID.
+EQUAL: Final = "Equal"
+DIFFERENT: Final = "Different"
+"""A comparison found blocks that differ; they are copied anew from the primary."""
+NOT_YET: Final = "NotYet"

@@ -52,6 +52,8 @@ def choose_replication(view: VolumeView, volume: Volume, node: str) -> Replicati
     address, peer_address = _find_address(view, node, peer), _find_address(view, peer, node)
     if not address or not peer_address:
         return None
+    mine = _replica(view, node)
+    told = mine.replication if mine is not None else None
     return ReplicationSpec(
         minor=device.minor,
         port=device.port,
@@ -61,6 +63,9 @@ def choose_replication(view: VolumeView, volume: Volume, node: str) -> Replicati
         epoch=record.epoch,
         first_sync=_choose_first_sync(view, volume, record, node),
         settings=_choose_settings(view, node),
+        # The pair's plan writes these two; here they only must not get lost.
+        verify_request=told.verify_request if told else "",
+        resync_hold=told.resync_hold if told else "",
     )
 
 
@@ -115,7 +120,7 @@ def plan_move(view: VolumeView, volume: Volume, *, now: str) -> Move:
         return Move()
     if isinstance(step, Wait):
         snapshot = _plan_rescue(volume) if step.reason == "SnapshotFirst" else ()
-        return Move(snapshot, step.message)
+        return Move(snapshot, _describe_wait(volume, step, forced is not None))
     status = {"replication": step.after.to_dict(), **step.also}
     told = f"{step.message}; epoch {step.after.epoch}"
     warning = forced is not None
@@ -125,6 +130,16 @@ def plan_move(view: VolumeView, volume: Volume, *, now: str) -> Move:
             Tell(VOLUME, volume.meta, step.reason, told, warning),
         )
     )
+
+
+def _describe_wait(volume: Volume, wait: Wait, is_forced: bool) -> str:
+    """Which move waits, and for what; for the condition Progressing."""
+    record, wanted = volume.record, volume.force_primary
+    if is_forced and wanted is not None:
+        return f"forcing {wanted.node} to be primary waits: {wait.message}"
+    if record is None or not volume.published_to:
+        return wait.message
+    return f"moving it from {record.primary} to {volume.published_to[0]} waits: {wait.message}"
 
 
 def rescue_name(volume: Volume) -> str:

@@ -15,7 +15,7 @@ from .model import (
     Volume,
     VolumeReplica,
 )
-from .replication_state import Resync
+from .replication_state import PAUSED, Resync
 from .sizing import format_bytes
 from .volume_state import IDLE, WHOLE, Growth, VolumeState, being_made, broken
 from .volume_view import VolumeView, placed_nodes
@@ -48,13 +48,13 @@ def judge_replicated(
         return being_made(reasons.CREATING, "being made")
     if not volume.status_size_bytes and not _is_complete(view, volume):
         return _judge_new(view, volume, record)
-    stopped = _find_stop(view, record)
-    if stopped is not None:
-        return stopped
-    serving = _judge_serving(view, volume, record, growth, now=now)
+    state = _find_stop(view, record)
+    if state is None:
+        state = _judge_serving(view, volume, record, growth, now=now)
     if not moving:
-        return serving
-    return replace(serving, progressing=Condition(PROGRESSING, True, reasons.MOVING, moving))
+        return state
+    # What keeps it from serving stands in Ready; here is what the move that was asked for lacks.
+    return replace(state, progressing=Condition(PROGRESSING, True, reasons.MOVING, moving))
 
 
 def _is_complete(view: VolumeView, volume: Volume) -> bool:
@@ -230,6 +230,8 @@ def _find_peer_weakness(
     report = primary.replication_status if primary is not None else None
     if node not in record.in_sync:
         if report is not None and report.resync is not None:
+            if report.sync in PAUSED:
+                return reasons.RESYNCING, f"{node} waits for its turn to be brought up to date"
             told = describe_progress(report.resync)
             return reasons.RESYNCING, f"{node} is brought up to date: {told}"
         return reasons.PEER_NOT_IN_SYNC, _not_in_sync_with(node, report)

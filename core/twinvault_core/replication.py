@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .model.replication import FirstSync, ReplicationRecord
+from .model.replication import ReplicationRecord
 from .replication_record import (
     Made,
     RecordRefusal,
@@ -20,6 +20,7 @@ from .replication_record import (
     leave_in_sync,
 )
 from .replication_state import Disk, DrbdRole, DrbdState
+from .replication_sync import begin_verify, choose_first_sync, hold_resync, release_resync
 from .replication_view import Applied, ReplicationView, Step, StepKind
 from .sizing import format_bytes
 
@@ -108,6 +109,8 @@ def _without_record(view: ReplicationView, drbd: DrbdState) -> Step:
             " to go on alone. It goes on when either comes back"
         )
         return Step(StepKind.NOTHING, "FrozenApiUnreachable", text)
+    if drbd.held and not view.hold:
+        return Step(StepKind.RELEASE_SYNC, "HoldOver", "nobody says any more that it must wait")
     text = "the API server does not answer; the replica stays as it is"
     return Step(StepKind.NOTHING, "ApiUnreachable", text, well=drbd.in_sync)
 
@@ -294,25 +297,6 @@ def _link(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> 
     return Step(StepKind.CONNECT_AS_TARGET, "Behind", text, snapshot=not view.snapshotted)
 
 
-def _first_sync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
-    """Two new replicas: neither is UpToDate until one is declared to be."""
-    new = drbd.disk is Disk.INCONSISTENT and drbd.peer_disk is Disk.INCONSISTENT
-    if not new or drbd.syncing or view.spec is None:
-        return None
-    alone = record.primary == view.node and record.in_sync == {view.node}
-    both_idle = not drbd.primary and drbd.peer_role is not DrbdRole.PRIMARY
-    if not alone or not both_idle or view.disk_failed:
-        text = f"new replicas; {record.primary} begins the first sync"
-        return Step(StepKind.NOTHING, "FirstSync", text)
-    if view.spec.first_sync is FirstSync.SKIP and view.blank:
-        text = "both replicas are blank: nothing has to be copied"
-        return Step(StepKind.SKIP_FIRST_SYNC, "Blank", text)
-    if view.spec.first_sync is FirstSync.FULL:
-        return Step(StepKind.START_FULL_SYNC, "NotBlank", "copying the whole volume once")
-    text = "new replicas; waiting for the operator to say how they become equal"
-    return Step(StepKind.NOTHING, "FirstSync", text)
-
-
 def _peer_not_equal(
     view: ReplicationView, record: ReplicationRecord, drbd: DrbdState
 ) -> Step | None:
@@ -341,6 +325,9 @@ def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -
         return Step(StepKind.RECONNECT, "VerifyFound", text)
     if not drbd.syncing:
         return None
+    if drbd.held or drbd.paused:
+        text = "other volumes of the pair are copied first; new writes go to both replicas already"
+        return Step(StepKind.NOTHING, "ResyncHeld", text)
     done = f"{drbd.resync.done_percent:.0f} %" if drbd.resync else "beginning"
     patience = STALLED_OBSERVATIONS if mine else 2 * STALLED_OBSERVATIONS
     if view.stalled < patience:
@@ -384,10 +371,13 @@ RULES: tuple[Rule, ...] = (
     _own_disk,
     _configuration,
     _tidy,
+    hold_resync,
     _link,
-    _first_sync,
+    choose_first_sync,
     _peer_not_equal,
+    release_resync,
     _resync,
     _add,
     _what_is_left,
+    begin_verify,
 )

@@ -100,6 +100,10 @@ _SYNCING = frozenset(
 )
 
 
+_VERIFYING = frozenset({SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET})
+PAUSED = frozenset({SyncState.PAUSED_SYNC_SOURCE, SyncState.PAUSED_SYNC_TARGET})
+
+
 @dataclass(frozen=True)
 class Resync:
     """How far a resync is. ``seconds_left`` is -1 while it cannot be told."""
@@ -111,7 +115,7 @@ class Resync:
 
 @dataclass(frozen=True)
 class DrbdState:
-    """One resource at one moment."""
+    """One resource at one moment. ``held``: this side was told that a resync must wait."""
 
     connection: Connection = Connection.STANDALONE
     sync: SyncState = SyncState.OFF
@@ -121,6 +125,7 @@ class DrbdState:
     peer_disk: Disk = Disk.UNKNOWN
     suspended: frozenset[Suspension] = frozenset()
     resync: Resync | None = None
+    held: bool = False
 
     @property
     def connected(self) -> bool:
@@ -137,6 +142,16 @@ class DrbdState:
     @property
     def syncing(self) -> bool:
         return self.connected and self.sync in _SYNCING
+
+    @property
+    def paused(self) -> bool:
+        """A resync that copies nothing now. New writes go to both sides all the same."""
+        return self.connected and self.sync in PAUSED
+
+    @property
+    def verifying(self) -> bool:
+        """The replicas are being compared; nothing else about them is different then."""
+        return self.connected and self.sync in _VERIFYING
 
     @property
     def frozen(self) -> bool:

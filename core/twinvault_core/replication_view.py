@@ -49,6 +49,8 @@ class ReplicationView:
     ``discard_approved``: a person forced the other replica to be primary and so gave up this one.
     ``stalled``: how many observations in a row a resync made no progress.
     ``different_bytes``: what a verify found and no resync has repaired since.
+    ``hold``: the operator wants a resync to wait for its turn, and has said so lately.
+    ``verify``: a comparison was asked for, has not ended, and does not run.
     """
 
     volume: str
@@ -69,6 +71,8 @@ class ReplicationView:
     applied: Applied = Applied.SAME
     stalled: int = 0
     different_bytes: int = 0
+    hold: bool = False
+    verify: bool = False
 
     @property
     def peer(self) -> str:
@@ -127,6 +131,12 @@ class StepKind(StrEnum):
     """Disconnect and connect, so that a resync starts anew."""
     RESTART_SYNC = "RestartSync"
     """pause-sync, then resume-sync, where a primary without good data needs the link meanwhile."""
+    HOLD_SYNC = "HoldSync"
+    """pause-sync: a resync that is there, or comes, waits."""
+    RELEASE_SYNC = "ReleaseSync"
+    """resume-sync."""
+    VERIFY = "Verify"
+    """Compare both replicas from the first block on."""
     ADJUST = "Adjust"
     """Apply the spec; an address change disconnects and connects."""
     HOLD = "Hold"

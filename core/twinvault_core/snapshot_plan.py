@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from .ids import holder_label
 from .model import Holder, HolderState, Snapshot, Volume, VolumeReplica
 from .names import ANNOTATION_GIVE_UP, ANNOTATION_HOLDER, FINALIZER_SNAPSHOT
 from .sizing import format_bytes
+from .words import join_some
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _plan_take(view: SnapshotView, holders: tuple[Holder, ...], *, now: str) -> 
         "volumeMode": volume.volume_mode.value,
         "sizeBytes": volume.status_size_bytes,
         "holders": [holder.to_dict() for holder in holders],
-        "summary": {"size": format_bytes(volume.status_size_bytes)},
+        "summary": _summary(volume.status_size_bytes, holders),
     }
     if volume.fs_type:
         wanted["fsType"] = volume.fs_type
@@ -153,8 +154,12 @@ def _report_held(view: SnapshotView, *, changed: bool, now: str) -> tuple[Action
     sizes = [h.size_bytes for h in counting if h.size_bytes]
     if ready and sizes:
         wanted["sizeBytes"] = max(sizes)
-        wanted["summary"] = {"size": format_bytes(max(sizes))}
+        wanted["summary"] = _summary(max(sizes), counting)
     return _report(snapshot, wanted, _judge(view, snapshot.holders), now=now)
+
+
+def _summary(size_bytes: int, holders: Iterable[Holder]) -> dict[str, str]:
+    return {"size": format_bytes(size_bytes), "holders": join_some([h.node for h in holders])}
 
 
 def _judge(view: SnapshotView, holders: tuple[Holder, ...]) -> Condition:

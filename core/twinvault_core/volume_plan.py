@@ -32,7 +32,7 @@ from .actions import (
 from .ids import replica_name
 from .model import Meta, ReplicaState, Volume, VolumeReplica
 from .names import FINALIZER_REPLICA, FINALIZER_VOLUME
-from .numbers import device_of
+from .numbers import MOST_NUMBERS, device_of
 from .pair_placement import PairChoice, choose_pair_nodes
 from .placement import Choice, Refusal, Wish, candidate_available_bytes, choose_node
 from .replicated_plan import (
@@ -81,7 +81,10 @@ def _plan_pair(
     """Claim a number, write all decisions at once, make both replicas."""
     held = min((c.number for c in view.own_claims()), default=view.free_number)
     if held is None:
-        text = "every DRBD device number of the cluster is taken: delete replicated volumes"
+        text = (
+            f"all {MOST_NUMBERS} DRBD device numbers of the cluster are taken: delete replicated"
+            " volumes that nobody needs, or use a StorageClass without replicationPair"
+        )
         refusal = Refusal(reasons.NO_NUMBER, text)
         return Plan(first + plan_report(view, volume, refusal=refusal, now=now), waits=True)
     record, device = start_record(choice.first.node), device_of(held)
@@ -166,7 +169,7 @@ def _plan_placed(view: VolumeView, volume: Volume, first: tuple[Action, ...], *,
         first = (*first, *move.actions, *plan_replica_specs(view, volume))
     missing = [node for node in placed_nodes(volume) if node not in {r.node for r in own}]
     if missing:
-        return _plan_missing(view, volume, missing, first, now=now)
+        return _plan_missing(view, volume, missing, first, moving=move.waits, now=now)
     growths = tuple(_decide_growth(view, volume, replica) for replica in own)
     refused = next((g for g in growths if g.refused), None)
     steps = tuple(
@@ -180,7 +183,13 @@ def _plan_placed(view: VolumeView, volume: Volume, first: tuple[Action, ...], *,
 
 
 def _plan_missing(
-    view: VolumeView, volume: Volume, nodes: list[str], first: tuple[Action, ...], *, now: str
+    view: VolumeView,
+    volume: Volume,
+    nodes: list[str],
+    first: tuple[Action, ...],
+    *,
+    moving: str,
+    now: str,
 ) -> Plan:
     """Replicas that are not there.
 
@@ -201,7 +210,8 @@ def _plan_missing(
             continue
         cluster = _placed_cluster(view, volume, node)
         steps.append(_replica(view, volume, node, cluster))
-    return Plan((*first, *steps, *plan_report(view, volume, now=now)), waits=waits)
+    report = plan_report(view, volume, moving=moving, now=now)
+    return Plan((*first, *steps, *report), waits=waits)
 
 
 def _placed_cluster(view: VolumeView, volume: Volume, node: str) -> str:

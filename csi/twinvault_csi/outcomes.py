@@ -24,6 +24,8 @@ PLACEMENT_CODES: Final[Mapping[str, ErrorCode]] = {
     reasons.SOURCE_UNSUITABLE: ErrorCode.INVALID,
     reasons.NO_CAPACITY: ErrorCode.NO_SPACE,
     reasons.NO_NODE: ErrorCode.NO_SPACE,
+    reasons.NO_NUMBER: ErrorCode.NO_SPACE,
+    reasons.POOLS_DIFFER: ErrorCode.INVALID,
 }
 """What a caller is told of a refusal that does not pass by itself; InvalidArgument for others."""
 

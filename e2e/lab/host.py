@@ -12,6 +12,7 @@ from e2e.lab.progress import say, step
 # The command that must be there, and the Debian package that brings it.
 _PACKAGES = {
     "fio": "fio",
+    "gcc": "build-essential",
     "haproxy": "haproxy",
     "ip": "iproute2",
     "mkfs.ext4": "e2fsprogs",

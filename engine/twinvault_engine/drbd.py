@@ -75,11 +75,11 @@ def observe(resource: str) -> Resource | None:
 
 def observe_all() -> dict[str, Resource]:
     """Every resource on the node, by name, also those of others; without sizes."""
-    return parse_events(_setup("asking for all states", "events2", "--now", "all").stdout)
+    return parse_events(run_setup("asking for all states", "events2", "--now", "all").stdout)
 
 
 def _dump(resource: str) -> dict[str, Resource]:
-    said = _setup(
+    said = run_setup(
         f"asking for the state of {resource}",
         *("events2", "--now", "--statistics", resource),
         accept=frozenset({0, _NO_SUCH_RESOURCE}),
@@ -90,13 +90,13 @@ def _dump(resource: str) -> dict[str, Resource]:
 def observe_just_created(handle: Handle) -> bool:
     """Whether the attached metadata was made and never used since."""
     what = f"asking for the generations of {handle.volume_id}"
-    return is_just_created(_setup(what, "get-gi", *handle.by_peer).stdout)
+    return is_just_created(run_setup(what, "get-gi", *handle.by_peer).stdout)
 
 
 def observe_generation(handle: Handle) -> str:
     """Identity of the local data's generation; another one after the primary went on alone."""
     what = f"asking for the generations of {handle.volume_id}"
-    return _setup(what, "get-gi", *handle.by_peer).stdout.split(":")[0]
+    return run_setup(what, "get-gi", *handle.by_peer).stdout.split(":")[0]
 
 
 def make_metadata(handle: Handle, device: str) -> None:
@@ -129,7 +129,7 @@ def make_diskless(handle: Handle) -> None:
 
 def attach(handle: Handle) -> None:
     """Attach the local disk; nothing to do when it is."""
-    state = _require(handle).state
+    state = require(handle).state
     if state.disk in (Disk.DISKLESS, Disk.FAILED):
         step("drbd attach")
         _adm(handle, "attaching the disk of", "attach", timeout_seconds=LONG_SECONDS)
@@ -137,7 +137,7 @@ def attach(handle: Handle) -> None:
 
 def connect(handle: Handle) -> None:
     """Begin to look for the peer; does not wait until it is found."""
-    if _require(handle).state.connection is Connection.STANDALONE:
+    if require(handle).state.connection is Connection.STANDALONE:
         step("drbd connect")
         _adm(handle, "connecting", "connect")
 
@@ -146,7 +146,7 @@ def connect_discarding(handle: Handle) -> None:
     """As ``connect``, and let the peer's data win where both have writes of their own. Only when a
     person gave up the writes here, and never while primary.
     """
-    state = _require(handle).state
+    state = require(handle).state
     if state.primary:
         raise FailedPreconditionError(
             f"volume {handle.volume_id} is primary here; its writes are not discarded"
@@ -174,13 +174,6 @@ def force_disconnect(handle: Handle) -> None:
         _run(f"disconnecting {handle.volume_id}", [*argv, handle.resource], SHORT_SECONDS)
 
 
-def restart_sync(handle: Handle) -> None:
-    """Pause a resync that stands still and let it go on, without cutting the link."""
-    for act in ("pause-sync", "resume-sync"):
-        step(f"drbd {act}")
-        _setup(f"{act} of {handle.volume_id}", act, *handle.by_peer)
-
-
 def down(handle: Handle) -> None:
     """Take the resource out of the kernel; nothing to do when it is not there. InUse while it is
     primary and open.
@@ -189,7 +182,7 @@ def down(handle: Handle) -> None:
         return
     demote(handle)
     step("drbd down")
-    _setup(f"taking down {handle.volume_id}", "down", handle.resource, seconds=LONG_SECONDS)
+    run_setup(f"taking down {handle.volume_id}", "down", handle.resource, seconds=LONG_SECONDS)
 
 
 def promote(handle: Handle) -> None:
@@ -198,11 +191,11 @@ def promote(handle: Handle) -> None:
     Without the peer in reach the kernel asks the fence helper first; Unavailable when that did
     not allow it. FailedPrecondition while the other is primary, or without whole data.
     """
-    if _require(handle).state.primary:
+    if require(handle).state.primary:
         return
     step("drbd primary")
     what = f"promoting {handle.volume_id}"
-    _setup(what, "primary", handle.by_role, seconds=PROMOTE_SECONDS)
+    run_setup(what, "primary", handle.by_role, seconds=PROMOTE_SECONDS)
 
 
 def demote(handle: Handle) -> None:
@@ -218,7 +211,7 @@ def demote(handle: Handle) -> None:
             return
         step("drbd secondary")
         try:
-            _setup(f"demoting {handle.volume_id}", "secondary", handle.by_role)
+            run_setup(f"demoting {handle.volume_id}", "secondary", handle.by_role)
         except DrbdError as error:
             if error.code is not ErrorCode.IN_USE or time.monotonic() > deadline:
                 raise
@@ -231,7 +224,7 @@ def skip_first_sync(handle: Handle) -> None:
     The caller has proved both images blank and both metadata just made. FailedPrecondition unless
     our metadata was never used and both are connected, secondary and inconsistent.
     """
-    present = _require(handle)
+    present = require(handle)
     state = present.state
     if state.in_sync and present.out_of_sync_bytes == 0:
         return
@@ -244,7 +237,7 @@ def skip_first_sync(handle: Handle) -> None:
             " only two connected, never used replicas can be declared equal. Use a full sync"
         )
     step("drbd skip first sync")
-    _setup(
+    run_setup(
         f"skipping the first sync of {handle.volume_id}",
         *("new-current-uuid", str(handle.minor), "--clear-bitmap"),
     )
@@ -255,7 +248,7 @@ def start_full_sync(handle: Handle) -> None:
 
     DataAtRisk when the peer holds whole data: a human chooses then.
     """
-    state = _require(handle).state
+    state = require(handle).state
     if state.disk is Disk.UP_TO_DATE:
         demote(handle)
         return
@@ -271,7 +264,7 @@ def start_full_sync(handle: Handle) -> None:
         )
     step("drbd force primary")
     what = f"starting the first sync of {handle.volume_id}"
-    _setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
+    run_setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
     demote(handle)
 
 
@@ -282,7 +275,7 @@ def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
     Only for the node that the record names primary: DRBD wants one, so a volume that nobody uses
     is promoted for this moment.
     """
-    state = _require(handle).state
+    state = require(handle).state
     if not state.in_sync:
         raise FailedPreconditionError(
             f"volume {handle.volume_id} cannot grow now: {state.connection}, disks {state.disk} and"
@@ -295,7 +288,7 @@ def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
         promote(handle)
     try:
         step("drbd resize")
-        _setup(what, "resize", str(handle.minor), *clean, seconds=LONG_SECONDS)
+        run_setup(what, "resize", str(handle.minor), *clean, seconds=LONG_SECONDS)
     finally:
         if unused:
             demote(handle)
@@ -307,7 +300,7 @@ def wait_for_size(handle: Handle, size_bytes: int) -> int:
     """
     deadline = time.monotonic() + SHORT_SECONDS
     while True:
-        size = _require(handle).size_bytes
+        size = require(handle).size_bytes
         if size >= size_bytes:
             return size
         if time.monotonic() > deadline:
@@ -323,25 +316,25 @@ def resume_io(handle: Handle) -> None:
     it; without a local disk frozen I/O ends in errors.
     """
     step("drbd resume")
-    _setup(f"resuming {handle.volume_id}", "resume-io", str(handle.minor))
+    run_setup(f"resuming {handle.volume_id}", "resume-io", str(handle.minor))
 
 
 def outdate(handle: Handle) -> None:
     """Mark the local data as not the newest; it cannot be promoted then. Only while secondary."""
-    if _require(handle).state.disk is not Disk.OUTDATED:
-        _setup(f"outdating {handle.volume_id}", "outdate", str(handle.minor))
+    if require(handle).state.disk is not Disk.OUTDATED:
+        run_setup(f"outdating {handle.volume_id}", "outdate", str(handle.minor))
 
 
 def force_detach(handle: Handle) -> None:
     """Drop the local disk at once, also while I/O is frozen; frozen I/O then ends in errors as
     soon as it is resumed.
     """
-    if _require(handle).state.disk is Disk.DISKLESS:
+    if require(handle).state.disk is Disk.DISKLESS:
         return
     step("drbd detach")
-    _setup(f"detaching {handle.volume_id}", "detach", str(handle.minor), "--force")
+    run_setup(f"detaching {handle.volume_id}", "detach", str(handle.minor), "--force")
     deadline = time.monotonic() + _SETTLE_SECONDS
-    while _require(handle).state.disk is not Disk.DISKLESS:
+    while require(handle).state.disk is not Disk.DISKLESS:
         if time.monotonic() > deadline:
             raise DeadlineError(
                 f"the disk of volume {handle.volume_id} is not detached after"
@@ -352,24 +345,18 @@ def force_detach(handle: Handle) -> None:
 
 def invalidate(handle: Handle) -> None:
     """Throw the local data away; the peer sends all of it. Never while primary."""
-    state = _require(handle).state
+    state = require(handle).state
     if state.primary or state.peer_disk is not Disk.UP_TO_DATE:
         raise FailedPreconditionError(
             f"the local replica of volume {handle.volume_id} is not thrown away: it is"
             f" {state.role} and the other is {state.peer_disk}"
         )
     step("drbd invalidate")
-    _setup(f"invalidating {handle.volume_id}", "invalidate", str(handle.minor), seconds=30.0)
+    run_setup(f"invalidating {handle.volume_id}", "invalidate", str(handle.minor), seconds=30.0)
 
 
-def verify(handle: Handle) -> None:
-    """Start to compare both replicas; blocks that differ are marked, not repaired: disconnecting
-    and connecting repairs them.
-    """
-    _setup(f"verifying {handle.volume_id}", "verify", *handle.by_peer)
-
-
-def _require(handle: Handle) -> Resource:
+def require(handle: Handle) -> Resource:
+    """The resource as it is; NotFound when it is not up."""
     present = observe(handle.resource)
     if present is None:
         raise DrbdError(
@@ -380,9 +367,10 @@ def _require(handle: Handle) -> Resource:
     return present
 
 
-def _setup(
+def run_setup(
     what: str, *words: str, seconds: float = SHORT_SECONDS, accept: frozenset[int] = frozenset({0})
 ) -> Output:
+    """One call of drbdsetup; DrbdError with what to do next. ``what`` is for people."""
     return _run(what, ["drbdsetup", *words], seconds, accept)
 
 

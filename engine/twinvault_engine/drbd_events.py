@@ -37,6 +37,7 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 SETTLE_SECONDS = 0.005
+END_SECONDS = 5.0
 
 OnChange = Callable[[str, Resource | None], None]
 """Hears the name of a resource and its state now, None when it is gone. Must not block."""
@@ -99,10 +100,13 @@ class DrbdEvents:
         watch = asyncio.create_task(self._watch(process))
         try:
             return await self._read(process.stdout)
+        except ValueError:
+            logger.exception("drbdsetup events2 told a line that is none")
+            return 0
         finally:
             watch.cancel()
             _kill(process)
-            await process.wait()
+            await _wait_for_end(process)
 
     async def _read(self, stream: asyncio.StreamReader) -> int:
         fresh: dict[str, Resource] | None = {}
@@ -158,6 +162,15 @@ class DrbdEvents:
             )
             for minor in minors.values()
         )
+
+
+async def _wait_for_end(process: asyncio.subprocess.Process) -> None:
+    """Not for ever: a tool that is stuck in the kernel does not end; another one may do well."""
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        logger.error("drbdsetup events2 (pid %d) does not end; another is started", process.pid)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

@@ -20,7 +20,7 @@ from twinvault_core.errors import (
     NotFoundError,
     TwinvaultError,
 )
-from twinvault_core.model import FirstSync, ReplicationSpec
+from twinvault_core.model import ReplicationSpec
 from twinvault_core.replication_state import Disk, Resync
 
 from . import drbd, drbd_journal, drbd_kernel, durable, image, journal, loop
@@ -112,7 +112,7 @@ class Replicas:
         if volume is None or volume.deleted or not volume.ready:
             raise NotFoundError(f"volume {volume_id} is not on this node yet; it is made first")
         # What changes with every failover has no place on disk.
-        lasting = replace(spec, epoch=1, first_sync=FirstSync.NONE)
+        lasting = spec.lasting()
         record = drbd_journal.load(directory)
         if record is None:
             attached = observe_attachment(directory / DATA_FILE)
@@ -203,7 +203,7 @@ class Replicas:
             resource=resource,
             blank=self._is_blank(directory, record, resource),
             metadata_bytes=metadata.stat().st_size if metadata.exists() else 0,
-            resync=told.resync if told is not None else None,
+            resync=_progress(resource, told.resync if told is not None else None),
         )
 
     def _is_blank(self, directory: Path, record: ReplicaRecord, resource: Resource | None) -> bool:
@@ -289,3 +289,10 @@ class Replicas:
             self.fence.restore()
         except TwinvaultError as error:
             logger.warning("DRBD's former helper is not restored: %s", error.message)
+
+
+def _progress(resource: Resource | None, told: Resync | None) -> Resync | None:
+    """A resync that waits is not in /proc/drbd; how much it will copy is known all the same."""
+    if told is None and resource is not None and resource.state.paused:
+        return Resync(remaining_bytes=resource.out_of_sync_bytes)
+    return told

@@ -134,10 +134,13 @@ def _with(resource: Resource, kind: str, fields: Mapping[str, str]) -> Resource:
     if kind == "peer-device":
         sync = _word(SyncState, fields.get("replication"), state.sync, SyncState.OFF)
         disk = _word(Disk, fields.get("peer-disk"), state.peer_disk, Disk.UNKNOWN)
+        held = state.held
+        if "resync-suspended" in fields:
+            held = "user" in fields["resync-suspended"].split(",")
         return replace(
             resource,
             out_of_sync_bytes=_bytes(fields.get("out-of-sync"), resource.out_of_sync_bytes),
-            state=replace(state, sync=sync, peer_disk=disk),
+            state=replace(state, sync=sync, peer_disk=disk, held=held),
         )
     return resource
 
@@ -151,7 +154,7 @@ def _without(resource: Resource, kind: str) -> Resource:
         gone = replace(state, connection=none.connection, peer_role=none.peer_role)
         return replace(resource, state=gone)
     if kind == "peer-device":
-        gone = replace(state, sync=none.sync, peer_disk=none.peer_disk)
+        gone = replace(state, sync=none.sync, peer_disk=none.peer_disk, held=none.held)
         return replace(resource, out_of_sync_bytes=0, state=gone)
     return resource
 

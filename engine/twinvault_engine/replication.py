@@ -16,7 +16,7 @@ from twinvault_core.errors import FailedPreconditionError
 from twinvault_core.model import ReplicationSpec
 from twinvault_core.replication_state import Disk
 
-from . import drbd, drbd_kernel
+from . import drbd, drbd_kernel, drbd_sync
 from .drbd_quiesce import Hold, Quiescer
 from .drbd_replica import ReplicaFacts, Replicas
 from .journal import DATA_FILE
@@ -41,6 +41,8 @@ class Act(StrEnum):
     INVALIDATE = "invalidate"
     VERIFY = "verify"
     RESTART_SYNC = "restart_sync"
+    HOLD_SYNC = "hold_sync"
+    RELEASE_SYNC = "release_sync"
 
 
 _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
@@ -54,8 +56,10 @@ _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
     Act.DISCONNECT: drbd.disconnect,
     Act.OUTDATE: drbd.outdate,
     Act.INVALIDATE: drbd.invalidate,
-    Act.VERIFY: drbd.verify,
-    Act.RESTART_SYNC: drbd.restart_sync,
+    Act.VERIFY: drbd_sync.verify,
+    Act.RESTART_SYNC: drbd_sync.restart_sync,
+    Act.HOLD_SYNC: drbd_sync.hold_sync,
+    Act.RELEASE_SYNC: drbd_sync.release_sync,
 }
 
 

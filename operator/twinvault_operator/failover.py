@@ -64,6 +64,7 @@ class Failover:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._expired: set[str] = set()
+        self._led = False
         self._wake = asyncio.Event()
 
     # -- what happened -----------------------------------------------------------------------------
@@ -112,7 +113,11 @@ class Failover:
         try:
             while True:
                 self._wake.clear()
-                delay = self._start_what_is_due() if self._leading() else 1.0
+                leading = self._leading()
+                if leading and not self._led:
+                    self._report.take_over()
+                self._led = leading
+                delay = self._start_what_is_due() if leading else 1.0
                 try:
                     async with asyncio.timeout(delay):
                         await self._wake.wait()
@@ -207,6 +212,8 @@ class Failover:
         removes = any(isinstance(s, DeletePod | DeleteVolumeAttachment) for s in work)
         early = needs_users and not removes
         listing = asyncio.create_task(self._steps.list_users(view.node)) if early else None
+        if removes:
+            self._report.acting(view.node)
         results = await asyncio.gather(*(self._steps.do(step) for step in work))
         ended = zip(work, results, strict=True)
         won = [s for s, how in ended if isinstance(s, Swap) and how is Outcome.DONE]

@@ -2,78 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from twinvault_core.actions import REPLICATION_PAIR
+from twinvault_core.failover_phases import UNKNOWN
 from twinvault_core.failover_view import NodeView, Policy, Swap, VolumeEvidence, Wait
 from twinvault_core.replication_state import DrbdRole
 from twinvault_core.switchover import preview_failover
 
+from .failover_course import AFTER, Course, resume_courses
 from .metrics import Metrics
 from .work_queue import Key, WorkQueue
 from .world import World
 
 WATCHED_SECONDS = 180.0
 """So long the pods of a failover are waited for; then what is known is told."""
-AFTER = ("attach", "promote", "mount")
-
-
-@dataclass
-class Course:
-    """One pair's failover away from one node. Times are monotonic seconds."""
-
-    pair: str
-    node: str
-    to: str
-    reason: str
-    time: str
-    lost_at: float
-    decided_at: float
-    used: set[str] = field(default_factory=set)
-    """Volumes that pods at the lost node had."""
-    swapped: set[str] = field(default_factory=set)
-    fenced_at: float = 0.0
-    evicted_at: float = 0.0
-    reached: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def phases(self) -> list[dict[str, Any]]:
-        """Seconds of each phase that is over, in order; ``total`` once all is."""
-        marks = [("detect", self.decided_at), ("fence", self.fenced_at)]
-        marks.append(("evict", self.evicted_at))
-        complete = True
-        for name in AFTER:
-            times = self.reached.get(name, {})
-            if not self.used or self.used - times.keys():
-                complete = complete and not self.used
-                break
-            marks.append(("reschedule" if name == "attach" else name, max(times.values())))
-        found, before = [], self.lost_at
-        for name, at in marks:
-            if at:
-                found.append({"name": name, "seconds": round(max(0.0, at - before), 3)})
-                before = max(before, at)
-        if complete and self.evicted_at:
-            found.append({"name": "total", "seconds": round(before - self.lost_at, 3)})
-        return found
-
-    @property
-    def complete(self) -> bool:
-        return any(phase["name"] == "total" for phase in self.phases())
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "time": self.time,
-            "from": self.node,
-            "to": self.to,
-            "reason": self.reason,
-            "phases": self.phases(),
-        }
 
 
 class FailoverReport:
-    """Kept in memory by the leader; written into the ReplicationPair by its own plan."""
+    """Kept in memory by the leader; written into the ReplicationPair by its own plan. What a leader
+    that is gone had begun is taken over from there, and from the volumes. ``wall``: seconds since
+    1970, read once; from then on the monotonic clock counts, which never jumps.
+    """
 
     def __init__(
         self,
@@ -82,28 +34,54 @@ class FailoverReport:
         metrics: Metrics,
         monotonic: Callable[[], float],
         now: Callable[[], str],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._world, self._queue, self._metrics = world, queue, metrics
         self._monotonic, self._now = monotonic, now
+        self._offset = wall() - monotonic()
         self._courses: dict[tuple[str, str], Course] = {}
         self._approved: set[tuple[str, str]] = set()
         """(pair, node) whose failover a person allowed and that is not over."""
 
+    def moment(self) -> float:
+        """Now, in seconds since 1970."""
+        return self._monotonic() + self._offset
+
+    def take_over(self) -> None:
+        """The lead begins: go on with what an earlier leader did not see the end of."""
+        since = self.moment() - WATCHED_SECONDS
+        for pair in self._world.pairs.values():
+            name = pair.meta.name
+            told = pair.status.get("lastFailover") or {}
+            volumes = self._world.volumes.find("pair", name)
+            for course in resume_courses(name, told, volumes, since=since):
+                if (name, course.node) in self._courses:
+                    continue
+                self._courses[name, course.node] = course
+                for volume in list(course.used):
+                    self._reach(course, volume, UNKNOWN)
+                self._tell_pairs({name})
+                self._check_complete(course)
+
+    def acting(self, node: str) -> None:
+        """Pods or attachments of the node are being removed, by us."""
+        for (_, name), course in self._courses.items():
+            course.acted = course.acted or name == node
+
     def swapped(self, view: NodeView, swaps: list[Swap]) -> None:
         """These swaps were won."""
-        at = self._monotonic()
+        at = self.moment()
         me = view.nodes[view.node]
         for swap in swaps:
             pair = swap.volume.replication_pair
             key = (pair, view.node)
             course = self._courses.get(key)
-            if course is None or course.evicted_at:
+            if course is None or course.evicted_at is not None:
                 lost_at = at - me.silent_seconds if me.expired else at
                 course = self._courses[key] = Course(
                     pair, view.node, swap.after.primary, swap.reason, self._now(), lost_at, at
                 )
                 self._metrics.failovers.labels(pair, swap.reason).inc()
-            course.swapped.add(swap.volume.meta.name)
             if swap.volume.published_to == (view.node,):
                 course.used.add(swap.volume.meta.name)
             course.fenced_at = at
@@ -113,8 +91,8 @@ class FailoverReport:
     def evicted(self, node: str) -> None:
         """Nothing is left to be done on the node for now."""
         for (pair, name), course in self._courses.items():
-            if name == node and not course.evicted_at:
-                course.evicted_at = self._monotonic()
+            if name == node and course.evicted_at is None:
+                course.end_eviction(self.moment())
                 self._tell_pairs({pair})
                 self._check_complete(course)
 
@@ -124,10 +102,10 @@ class FailoverReport:
             return
         for course in list(self._courses.values()):
             if volume_name in course.used:
-                self._reach(course, volume_name)
+                self._reach(course, volume_name, self.moment())
                 self._check_complete(course)
 
-    def _reach(self, course: Course, name: str) -> None:
+    def _reach(self, course: Course, name: str, at: float) -> None:
         volume = self._world.volumes.get(name)
         if volume is None or volume.record is None:
             course.used.discard(name)
@@ -143,16 +121,17 @@ class FailoverReport:
         }
         for phase in AFTER:
             if happened[phase]:
-                course.reached.setdefault(phase, {}).setdefault(name, self._monotonic())
+                course.reach(phase, name, at)
 
     def _check_complete(self, course: Course) -> None:
-        late = self._monotonic() - course.decided_at > WATCHED_SECONDS
-        if not course.evicted_at or not (course.complete or late):
+        late = self.moment() - course.decided_at > WATCHED_SECONDS
+        if course.evicted_at is None or not (course.complete or late):
             return
         for phase in course.phases():
-            self._metrics.failover_seconds.labels(course.pair, phase["name"]).observe(
-                phase["seconds"]
-            )
+            if "seconds" in phase:
+                self._metrics.failover_seconds.labels(course.pair, phase["name"]).observe(
+                    phase["seconds"]
+                )
         self._tell_pairs({course.pair})
         self._courses.pop((course.pair, course.node), None)
 

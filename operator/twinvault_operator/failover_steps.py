@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -26,6 +27,7 @@ from twinvault_kube.errors import ConflictError
 
 from .announcer import Announcer
 from .evidence import Users, parse_users
+from .failover_course import describe_swap
 from .metrics import Metrics
 from .world import NODE, World, is_our_taint
 
@@ -56,8 +58,10 @@ class FailoverSteps:
         announcer: Announcer,
         metrics: Metrics,
         namespace: str,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._client, self._world, self._namespace = client, world, namespace
+        self._wall = wall
         self._announcer, self._metrics = announcer, metrics
         self._slots = asyncio.Semaphore(PARALLEL)
 
@@ -115,7 +119,7 @@ class FailoverSteps:
     async def _swap(self, step: Swap) -> None:
         """The one write that decides; a conflict means that somebody else wrote the Volume."""
         meta, store = step.volume.meta, self._world.volumes
-        status = {"replication": step.after.to_dict(), **step.also}
+        status = {"replication": step.after.to_dict(), **step.also, **self._date(step)}
         try:
             answer = await self._client.patch_status(
                 store.kind,
@@ -130,6 +134,13 @@ class FailoverSteps:
         store.put(answer)
         logger.warning("Volume %s: %s", meta.name, step.message)
         self._announcer.tell(Tell(VOLUME, meta, step.reason, step.message, warning=True))
+
+    def _date(self, step: Swap) -> dict[str, Any]:
+        """When this failover began and was decided, in the same write: nobody else can tell."""
+        node, at = self._world.observe_node(step.before.primary), self._wall()
+        lost_at = at - node.silent_seconds if node.expired else at
+        found = describe_swap(step.volume, step.after.primary, step.reason, lost_at, at)
+        return {"lastFailover": found}
 
     async def _delete_pod(self, step: DeletePod) -> None:
         pod = step.pod

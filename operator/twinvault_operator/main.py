@@ -51,6 +51,8 @@ QUIET_SECONDS = 1.0
 EVENTS_WAIT_SECONDS = 15.0
 """An Event waits for a quiet second, so that a burst of volumes is not slowed, but not for ever."""
 EVENT_PAUSE_SECONDS = 0.02
+PAIRS_SECONDS = 15.0
+"""How often pairs are looked at although nothing happened: a schedule is due, a hold is old."""
 FED = (VOLUME_REPLICA, STORAGE_NODE, NODE)
 """Kinds without a handler of their own: see feeds.py. All others are kopf's."""
 
@@ -191,7 +193,14 @@ class Operator:
         self._current = True
         group.create_task(self._failover.run())
         group.create_task(self._drills.run())
+        group.create_task(self._look_at_pairs())
         group.create_task(self._sweeper.run())
+
+    async def _look_at_pairs(self) -> None:
+        while True:
+            await asyncio.sleep(PAIRS_SECONDS)
+            if self.leadership.leading():
+                self.triggers.add_pairs()
 
     async def _watch(self) -> None:
         """kopf, until cancelled; its own end (a watch that is refused) ends the process."""

@@ -62,6 +62,24 @@ class Metrics:
         self.resync_remaining = self._gauge(
             "twinvault_volume_resync_remaining_bytes", "What is still to be copied", ["volume"]
         )
+        self.verify_ended = self._gauge(
+            "twinvault_verify_last_end_timestamp_seconds",
+            "When both replicas were last compared to the end",
+            ["pair", "volume"],
+        )
+        self.verify_different = self._gauge(
+            "twinvault_verify_last_different_bytes",
+            "What the last comparison found to differ",
+            ["pair", "volume"],
+        )
+        self.verify_volumes = self._gauge(
+            "twinvault_verify_volumes",
+            "Volumes of a pair's last round: compared, left, different",
+            ["pair", "state"],
+        )
+        self.resync_waiting = self._gauge(
+            "twinvault_resync_waiting", "1 while a resync waits for its turn", ["pair", "volume"]
+        )
         self.frozen_seconds = Counter(
             "twinvault_volume_frozen_seconds_total",
             "For how long writes waited because the other replica was lost",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twinvault_core.model import VolumeReplica
+from twinvault_core.model import ReplicationPair, Volume, VolumeReplica
 from twinvault_core.pair_plan import count_volumes, find_weakness
 from twinvault_core.replicated_status import is_in_sync, is_replicated
+from twinvault_core.verify_plan import parse_time
 
 from .metrics import Metrics
 from .world import World
@@ -53,14 +54,23 @@ class ReplicationMetrics:
 
     def _fill_pairs(self) -> None:
         metrics, world = self._metrics, self._world
-        for gauge in (metrics.volume_in_sync, metrics.volume_degraded, metrics.resync_remaining):
+        for gauge in (
+            metrics.volume_in_sync,
+            metrics.volume_degraded,
+            metrics.resync_remaining,
+            metrics.resync_waiting,
+            metrics.replicated,
+            metrics.verify_ended,
+            metrics.verify_different,
+            metrics.verify_volumes,
+        ):
             gauge.clear()
-        metrics.replicated.clear()
         for pair in world.pairs.values():
             name = pair.meta.name
             volumes = tuple(world.volumes.find("pair", name))
             for state, count in count_volumes(volumes).to_dict().items():
                 metrics.replicated.labels(name, state).set(count)
+            self._fill_verify(pair, volumes)
             for volume in volumes:
                 if not is_replicated(volume):
                     continue
@@ -68,7 +78,30 @@ class ReplicationMetrics:
                 metrics.volume_in_sync.labels(*labels).set(is_in_sync(volume))
                 metrics.volume_degraded.labels(*labels).set(find_weakness(volume) is not None)
         for replica in world.replicas.values():
+            self._fill_waiting(replica)
             report = replica.replication_status
             if report is not None and report.resync is not None:
                 left = report.resync.remaining_bytes
                 metrics.resync_remaining.labels(replica.volume).set(left)
+
+    def _fill_waiting(self, replica: VolumeReplica) -> None:
+        volume = self._world.volumes.get(replica.volume)
+        if volume is not None and replica.replication and replica.replication.resync_hold:
+            labels = (volume.replication_pair, replica.volume)
+            self._metrics.resync_waiting.labels(*labels).set(1)
+
+    def _fill_verify(self, pair: ReplicationPair, volumes: tuple[Volume, ...]) -> None:
+        metrics, last = self._metrics, pair.status.get("lastVerify") or {}
+        states = (("compared", "volumes"), ("left", "left"), ("different", "different"))
+        for state, key in states if last else ():
+            metrics.verify_volumes.labels(pair.meta.name, state).set(int(last.get(key) or 0))
+        for volume in volumes:
+            found = volume.status.get("lastVerify")
+            if not found:
+                continue
+            labels = (pair.meta.name, volume.meta.name)
+            different = int(found.get("differentBytes") or 0)
+            metrics.verify_different.labels(*labels).set(different)
+            if found.get("endedAt"):
+                ended = parse_time(found["endedAt"]).timestamp()
+                metrics.verify_ended.labels(*labels).set(ended)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
 
@@ -77,6 +77,7 @@ class Triggers:
             self._queue.add(Key(STORAGE_CLUSTER, known.storage_cluster))
         for replica in world.replicas.find("node", node):
             self._queue.add(Key(VOLUME, replica.volume))
+            self._look_at_pair_of(replica)
         for snapshot in world.snapshots.find("node", node):
             self._queue.add(Key(SNAPSHOT, snapshot.meta.name))
         self.add_waiting()
@@ -126,6 +127,8 @@ class Triggers:
         for replica in (before, after):
             if replica is not None:
                 self._queue.add(Key(VOLUME, replica.volume))
+        if not _same(before, after, _upkeep_sign):
+            self._look_at_pair_of(after or before)
         if _same(before, after, lambda r: r.size_bytes):
             return
         known = after or before
@@ -133,6 +136,17 @@ class Triggers:
             self._queue.add(Key(STORAGE_CLUSTER, known.storage_cluster), ROLL_UP_SECONDS)
         if after is None:
             self.add_waiting()
+
+    def _look_at_pair_of(self, replica: VolumeReplica | None) -> None:
+        """Whose resync runs and what is compared next hangs on what the agents report."""
+        volume = self._world.volumes.get(replica.volume) if replica is not None else None
+        if volume is not None and volume.replication_pair:
+            self._queue.add(Key(REPLICATION_PAIR, volume.replication_pair), ROLL_UP_SECONDS)
+
+    def add_pairs(self) -> None:
+        """Time has passed: a schedule may be due, and a hold be renewed."""
+        for name in self._world.pairs.names():
+            self._queue.add(Key(REPLICATION_PAIR, name))
 
     def _snapshot(self, name: str, before: Snapshot | None, after: Snapshot | None) -> None:
         self._queue.add(Key(SNAPSHOT, name))
@@ -207,6 +221,16 @@ def _ignore(*_: Any) -> None:
 def _same(before: Any, after: Any, look: Callable[[Any], Any]) -> bool:
     """Whether an object was there before and after and looks the same."""
     return before is not None and after is not None and look(before) == look(after)
+
+
+def _upkeep_sign(replica: VolumeReplica) -> Hashable:
+    """What of a replica the plans of its pair depend on; not how far a copy is."""
+    report = replica.replication_status
+    if report is None:
+        return None
+    verify = (report.verify.request, report.verify.result) if report.verify is not None else None
+    links = (report.connection, report.sync, report.peer_disk, report.frozen)
+    return (*links, report.resync is None, verify)
 
 
 def _only_published(before: Volume | None, after: Volume | None) -> bool:

@@ -29,6 +29,7 @@ from twinvault_core.model import (
 from twinvault_core.names import ANNOTATION_LOST, TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
 from twinvault_core.numbers import number_of
 from twinvault_core.pair_plan import PairView
+from twinvault_core.pair_volume import PairVolume
 from twinvault_core.placement import Candidate
 from twinvault_core.replicated_plan import rescue_name
 from twinvault_core.replication_network import find_address
@@ -323,4 +324,17 @@ class World:
             for node in self.storage_nodes.find("cluster", site)
         )
         volumes = tuple(self.volumes.find("pair", name))
-        return PairView(pair, clusters, volumes, nodes, self.pair_news.get(name, {}))
+        upkeep = tuple(self._observe_upkeep(volume) for volume in volumes)
+        return PairView(pair, clusters, volumes, nodes, upkeep, self.pair_news.get(name, {}))
+
+    def _observe_upkeep(self, volume: Volume) -> PairVolume:
+        """What is done to the volumes of a pair in turn looks at this."""
+        name, uid = volume.meta.name, volume.meta.uid
+        replicas = tuple(r for r in self.replicas.find("volume", name) if r.volume_uid == uid)
+        snapshotting = any(
+            h.state is HolderState.PENDING
+            for s in self.snapshots.find("volume", name)
+            for h in s.holders
+        )
+        lost = self.find_lost({r.node for r in replicas})
+        return PairVolume(volume, replicas, lost, snapshotting)

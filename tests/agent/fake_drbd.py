@@ -23,7 +23,7 @@ from twinvault_core.errors import (
     UnavailableError,
 )
 from twinvault_core.fence import FenceExit
-from twinvault_core.model import FirstSync, ReplicationSpec
+from twinvault_core.model import ReplicationSpec
 from twinvault_core.replication_state import Disk, Resync
 from twinvault_engine.drbd_events import OnChange
 from twinvault_engine.drbd_quiesce import Hold
@@ -63,6 +63,7 @@ class Pair:
         self.listeners: dict[str, Callable[[], None]] = {}
         self.answers: list[tuple[str, str, int]] = []
         self.refuse_resync = False
+        self.different_bytes = 0
         self._asked: set[int] = set()
         self._meeting = False
 
@@ -83,7 +84,7 @@ class Pair:
             for letter in LETTERS.values():
                 if self.drbd.notices_loss(letter):
                     self.drbd.lose(letter)
-            while self.drbd.kernels["a"].left and not self.drbd.latched:
+            while self.drbd.kernels["a"].left and not self.drbd.latched and not self._held():
                 self.drbd.copy()
             if self.drbd.can_meet() and not self._meeting:
                 self._meeting = True
@@ -97,6 +98,14 @@ class Pair:
                     threading.Thread(target=self._ask, args=arguments, daemon=True).start()
         for told in list(self.listeners.values()):
             told()
+
+    def _held(self) -> bool:
+        return any(kernel.held for kernel in self.drbd.kernels.values())
+
+    def end_verify(self, different_bytes: int = 0) -> None:
+        """The comparison is over; what differs is marked until the link is made anew."""
+        self.different_bytes = different_bytes
+        self.do(self.drbd.end_verify)
 
     def _ask(self, node: str, question: int) -> None:
         code = self.ask(node, "fence-peer", RESOURCE)
@@ -220,7 +229,7 @@ class FakeReplication(NoReplication):
     ) -> ReplicaFacts:
         with self._pair.lock:
             known = self._spec
-            self._spec = replace(spec, epoch=1, first_sync=FirstSync.NONE)
+            self._spec = spec.lasting()
             moved = known is not None and known.port != spec.port
             if moved and self._kernel.up:
                 self._change("move", lambda: self._reconnect())
@@ -251,7 +260,9 @@ class FakeReplication(NoReplication):
             resource = None
             resync = None
             if state is not None:
-                resource = Resource(RESOURCE, replace(state, resync=None), MINOR, self.size_bytes)
+                marked = self._pair.different_bytes
+                told = replace(state, resync=None)
+                resource = Resource(RESOURCE, told, MINOR, self.size_bytes, marked)
                 resync = Resync(50.0, 4096 * len(self._kernel.left)) if self._kernel.left else None
             blank = image.generation is None and not any(image.blocks.values())
             return ReplicaFacts(volume_id, self._spec, resource, blank, 4 << 20, resync)
@@ -270,9 +281,16 @@ class FakeReplication(NoReplication):
             Act.ATTACH: lambda: self._attach(),
             Act.CONNECT: lambda: drbd.connect(letter),
             Act.CONNECT_DISCARDING: lambda: drbd.connect(letter, discard=True),
-            Act.DISCONNECT: lambda: drbd.disconnect(letter),
+            Act.DISCONNECT: lambda: self._disconnect(),
+            Act.HOLD_SYNC: lambda: setattr(self._kernel, "held", True),
+            Act.RELEASE_SYNC: lambda: setattr(self._kernel, "held", False),
+            Act.VERIFY: lambda: drbd.verify(letter),
         }
         self._change(act.value, works[act])
+
+    def _disconnect(self) -> None:
+        self._pair.different_bytes = 0
+        self._drbd.disconnect(self._letter)
 
     def _attach(self) -> None:
         self._drbd.reattach(self._letter, fresh=self._renewed)

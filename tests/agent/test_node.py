@@ -38,6 +38,8 @@ async def test_pools_devices_and_limits_are_told(world: World) -> None:
     status = world.node_status()
     assert status["pools"][0]["state"] == "Ready"
     assert status["devices"][0]["path"] == "/dev/vdz"
+    assert status["summary"]["pools"] == "fast Ready"
+    assert status["summary"]["devices"].startswith("/dev/vdz ")
     assert status["maxVolumes"] == 256
     assert status["conditions"][0]["reason"] == "PoolsReady"
 

@@ -189,7 +189,7 @@ async def test_the_old_primary_gives_up_rejoins_and_is_added(metro: MetroWorld) 
         late = [a for a in metro.pair.acknowledged if a[0] == "a" and a[2]]
         assert late == []
         await metro.until(lambda: not metro.pair.kernel(EAST).primary, "the demotion")
-        assert VOLUME not in metro.east.drbd.staged
+        await metro.until(lambda: VOLUME not in metro.east.drbd.staged, "the unmount")
         metro.pair.heal()
         await metro.until_in_sync()
         assert metro.pair.images_are_equal()

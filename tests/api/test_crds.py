@@ -88,6 +88,15 @@ class Caller:
         answer = self._connection.getresponse()
         return answer.status, json.loads(answer.read())
 
+    def table(self, kind: str) -> dict[str, dict[str, Any]]:
+        """What ``kubectl get`` shows: cells by column, by name of the object."""
+        headers = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+        self._connection.request("GET", f"/apis/twinvault.io/v1alpha1/{kind}", headers=headers)
+        told = json.loads(self._connection.getresponse().read())
+        columns = [c["name"] for c in told["columnDefinitions"]]
+        rows = [dict(zip(columns, row["cells"], strict=True)) for row in told["rows"]]
+        return {row["Name"]: row for row in rows}
+
     def refusal(self, method: str, obj: Json) -> str:
         """The answer's words when the object is refused, empty when it is taken. A dry run."""
         status, answer = self.call(method, obj)
@@ -308,3 +317,17 @@ def test_snapshots_are_found_by_volume_on_the_server(api_server: ApiServer) -> N
         "get", "snapshots.twinvault.io", "--field-selector=spec.volume=none"
     )
     assert "none" not in answer
+
+
+def test_a_table_shows_words_and_no_lists(caller: Caller) -> None:
+    used = plan_object("Volume", {"publishedTo": ["east-1"]}, name="used")
+    free = plan_object("Volume", name="free")
+    try:
+        for obj in (used, free):
+            assert caller.call("POST", obj, dry_run=False)[0] < 300
+        shown = caller.table("volumes")
+    finally:
+        for obj in (used, free):
+            caller.call("DELETE", obj, dry_run=False)
+    assert shown["used"]["Used By"] == "east-1"
+    assert shown["free"]["Used By"] in ("", None, "<none>")

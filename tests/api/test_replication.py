@@ -185,10 +185,14 @@ async def test_a_volume_waits_with_a_reason_until_both_nodes_can_replicate(
         "the agent's word",
     )
     await sites.rig.add_volume("v", replicationPair="metro")
+    # The operator may hear of the volume before it hears of the node's report.
     waiting = await sites.rig.wait(
-        kinds.VOLUMES, "v", has_reason("Placed", reasons.NO_REPLICATION), "the reason"
+        kinds.VOLUMES,
+        "v",
+        lambda v: "module drbd is missing" in condition(v, "Placed").get("message", ""),
+        "the reason",
     )
-    assert "module drbd is missing" in condition(waiting, "Placed")["message"]
+    assert condition(waiting, "Placed")["reason"] == reasons.NO_REPLICATION
     await sites.rig.wait(
         kinds.REPLICATION_PAIRS, "metro", has_reason("Ready", reasons.NO_REPLICATION), "the pair"
     )
@@ -361,3 +365,86 @@ async def test_a_leader_that_dies_with_the_node_costs_nothing_but_its_lease(
         assert '"exception"' not in second.log(), second.log()
     finally:
         second.stop()
+
+
+async def test_the_replicas_of_one_volume_after_the_other_are_compared(
+    sites: Sites, operator: OperatorProcess
+) -> None:
+    await sites.add_pair()
+    for name in ("a", "b"):
+        await sites.add_volume(name)
+    yearly, due = "0 0 1 1 *", "2026-01-01T00:00:00Z"
+    spec = {"verify": {"schedule": yearly}}
+    await sites.client.patch(kinds.REPLICATION_PAIRS, "metro", {"spec": spec})
+    await sites.rig.wait(
+        kinds.REPLICATION_PAIRS, "metro", lambda p: "nextVerify" in p["status"], "the time"
+    )
+    planned = {"nextVerify": {"schedule": yearly, "time": due}}
+    await sites.client.patch_status(kinds.REPLICATION_PAIRS, "metro", planned)
+    for name, different in (("a", 0), ("b", 4096)):
+        replica = f"{name}.east-1"
+        await sites.rig.wait(
+            kinds.VOLUME_REPLICAS,
+            replica,
+            lambda r: r["spec"]["replication"].get("verifyRequest") == due,
+            f"{name} to be compared",
+        )
+        others = [
+            r["metadata"]["name"]
+            for r in await sites.rig.all(kinds.VOLUME_REPLICAS)
+            if r["spec"]["replication"].get("verifyRequest")
+        ]
+        assert others == [replica]
+        result = "Different" if different else "Equal"
+        report = {"request": due, "result": result, "differentBytes": different, "percent": 100}
+        status = {"replication": {"verify": report}}
+        await sites.client.patch_status(kinds.VOLUME_REPLICAS, replica, status)
+        await sites.rig.wait(
+            kinds.VOLUMES,
+            name,
+            lambda v, result=result: (v["status"].get("lastVerify") or {}).get("result") == result,
+            "the result at the volume",
+        )
+    pair = await sites.rig.wait(
+        kinds.REPLICATION_PAIRS,
+        "metro",
+        lambda p: bool((p["status"].get("lastVerify") or {}).get("endedAt")),
+        "the end of the round",
+    )
+    last = pair["status"]["lastVerify"]
+    assert (last["volumes"], last["left"], last["differentBytes"]) == (2, 0, 4096)
+    assert condition(pair, "Verified")["status"] == "False"
+    metrics = await operator.get("/metrics")
+    assert 'twinvault_verify_last_different_bytes{pair="metro",volume="b"} 4096.0' in metrics
+
+
+async def test_no_more_volumes_resync_at_once_than_the_pair_allows(
+    sites: Sites, operator: OperatorProcess
+) -> None:
+    await sites.add_pair()
+    one = {"spec": {"resync": {"concurrentVolumes": 1}}}
+    await sites.client.patch(kinds.REPLICATION_PAIRS, "metro", one)
+    for name in ("a", "b"):
+        await sites.add_volume(name)
+        await sites.use(name, "east-1")
+    sites.link.up = False
+    pair = await sites.rig.wait(
+        kinds.REPLICATION_PAIRS,
+        "metro",
+        lambda p: (p["status"].get("resync") or {}).get("waiting") == 1,
+        "one to wait",
+    )
+    assert [t["volume"] for t in pair["status"]["resync"]["turns"]] == ["a"]
+    await sites.rig.wait(
+        kinds.VOLUME_REPLICAS,
+        "b.east-1",
+        lambda r: bool(r["spec"]["replication"].get("resyncHold")),
+        "b to be told",
+    )
+    sites.link.up = True
+    await sites.rig.wait(
+        kinds.REPLICATION_PAIRS, "metro", lambda p: "resync" not in p["status"], "all to be whole"
+    )
+    for name in ("a", "b"):
+        replica = await sites.client.get(kinds.VOLUME_REPLICAS, f"{name}.east-1")
+        assert not replica["spec"]["replication"].get("resyncHold")

@@ -88,3 +88,19 @@ def test_one_driver_name_everywhere() -> None:
 
 def test_examples_are_whole_objects() -> None:
     assert list(check_examples()) == []
+
+
+def test_no_column_of_a_table_is_a_list() -> None:
+    """kubectl would show only its first entry, or raw JSON."""
+    for path in sorted((CHART.parents[1] / "crds").glob("*.yaml")):
+        version = yaml.safe_load(path.read_text())["spec"]["versions"][0]
+        for column in version["additionalPrinterColumns"]:
+            where = column["jsonPath"]
+            assert "[*]" not in where, f"{path.name}: {column['name']}"
+            if "[" in where:
+                continue
+            schema = version["schema"]["openAPIV3Schema"]
+            for part in where.strip(".").split("."):
+                properties = schema.get("properties") or {"creationTimestamp": {"type": "string"}}
+                schema = properties[part]
+            assert schema["type"] not in ("array", "object"), f"{path.name}: {column['name']}"

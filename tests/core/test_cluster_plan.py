@@ -279,6 +279,7 @@ def test_a_pair_counts_its_volumes_and_says_which_are_one_failure_from_frozen() 
         "resyncing": 1,
         "frozen": 1,
     }
+    assert status(made)["summary"] == {"clusters": "east,west", "inSync": "2/4"}
     weak = condition(made, "Degraded")
     assert (weak["status"], weak["reason"]) == ("True", reasons.FROZEN)
     assert weak["message"].startswith("3 of 4 volumes: b: because")

@@ -482,7 +482,28 @@ def test_a_switchover_waits_until_nothing_can_be_lost(
     wanted = placed(in_sync, publishedTo=["west-1"])
     both = (side("east-1", report=east, status=east_status), side("west-1", report=west))
     assert swapped(wanted, both) is None
-    assert condition(plan(wanted, replicas=both), "Progressing")["reason"] == reasons.MOVING
+    told = condition(plan(wanted, replicas=both), "Progressing")
+    assert told["reason"] == reasons.MOVING
+    assert told["message"].startswith("moving it from east-1 to west-1 waits: ")
+
+
+def test_a_move_that_waits_is_told_also_while_the_volume_does_not_serve() -> None:
+    wanted = placed(publishedTo=["west-1"])
+    both = sides(frozen=True, connection="Connecting", role="Primary")
+    told = condition(plan(wanted, replicas=both), "Progressing")
+    assert told["message"].startswith("moving it from east-1 to west-1 waits: east-1 still uses")
+    assert condition(plan(wanted, replicas=both), "Ready")["status"] == "False"
+
+
+def test_what_the_pair_s_plan_told_a_replica_does_not_get_lost() -> None:
+    told = {"verifyRequest": "2026-01-01T01:00:00Z", "resyncHold": "2026-01-01T00:00:00Z"}
+    before = side("east-1").replication
+    assert before is not None
+    spec = {"replication": {**before.to_dict(), **told, "epoch": 1}}
+    moved = placed(status={"replication": record(epoch=7)})
+    made = plan(moved, replicas=(side("east-1", spec=spec), side("west-1")))
+    patches = {a.meta.name: a.patch["spec"] for a in made.actions if isinstance(a, PatchObject)}
+    assert patches["v.east-1"]["replication"].items() >= {**told, "epoch": 7}.items()
 
 
 def test_a_forced_promotion_takes_a_snapshot_of_what_is_there_first_and_stays_on_record() -> None:

@@ -48,6 +48,8 @@ STANDALONE = replace(OFF, connection=Connection.STANDALONE)
 SOURCE = replace(WELL, sync=SyncState.SYNC_SOURCE, peer_disk=Disk.INCONSISTENT)
 TARGET = replace(ASIDE, sync=SyncState.SYNC_TARGET, disk=Disk.INCONSISTENT)
 NEW = replace(WELL, role=DrbdRole.SECONDARY, disk=Disk.INCONSISTENT, peer_disk=Disk.INCONSISTENT)
+HELD = replace(SOURCE, sync=SyncState.PAUSED_SYNC_SOURCE, held=True)
+WAITING = replace(TARGET, sync=SyncState.PAUSED_SYNC_TARGET)
 DISKLESS = replace(WELL, disk=Disk.DISKLESS)
 USED = LocalUse(pods=1, staged=True)
 STAGED = LocalUse(staged=True)
@@ -113,6 +115,37 @@ EVENTS: dict[str, tuple[Step, StepKind]] = {
     "resync latched, nobody acts": (
         decide(ALONE, TARGET, NOT, node="b", stalled=2 * STALLED_OBSERVATIONS),
         K.RECONNECT,
+    ),
+    "a resync waits for its turn": (decide(ALONE, SOURCE, hold=True), K.HOLD_SYNC),
+    "one that is to come, too": (decide(ALONE, LOST, hold=True), K.HOLD_SYNC),
+    "held, waiting": (decide(ALONE, HELD, hold=True), K.NOTHING),
+    "its turn": (decide(ALONE, HELD), K.RELEASE_SYNC),
+    "held, and the API away": (decide(None, HELD, hold=True), K.NOTHING),
+    "held no more, and the API away": (decide(None, HELD), K.RELEASE_SYNC),
+    "held, and the record flatters": (decide(BOTH, HELD, hold=True), K.DROP_FROM_SYNC),
+    "held, and equal": (decide(BOTH, replace(WELL, held=True), hold=True), K.RELEASE_SYNC),
+    "waiting, seen by the target": (
+        decide(ALONE, WAITING, NOT, node="b", stalled=9 * STALLED_OBSERVATIONS),
+        K.NOTHING,
+    ),
+    "hold told to the target": (decide(ALONE, TARGET, NOT, node="b", hold=True), K.NOTHING),
+    "hold while the primary lives on the link": (
+        decide(LEFT, replace(WELL, disk=Disk.INCONSISTENT, sync=SyncState.SYNC_TARGET), hold=True),
+        K.NOTHING,
+    ),
+    "hold while frozen": (decide(BOTH, FROZEN, hold=True), K.FENCE_THEN_RESUME),
+    "hold, standing alone": (decide(ALONE, STANDALONE, NOT, hold=True), K.CONNECT),
+    "asked to compare": (decide(BOTH, WELL, verify=True), K.VERIFY),
+    "asked to compare, nobody uses it": (
+        decide(BOTH, replace(WELL, role=DrbdRole.SECONDARY), NOT, verify=True),
+        K.VERIFY,
+    ),
+    "asked to compare, at the other": (decide(BOTH, ASIDE, NOT, node="b", verify=True), K.NOTHING),
+    "asked to compare, not in sync": (decide(ALONE, SOURCE, verify=True), K.NOTHING),
+    "asked to compare, link lost": (decide(ALONE, LOST, verify=True), K.WAIT_FOR_PEER),
+    "being compared": (
+        decide(BOTH, replace(WELL, sync=SyncState.VERIFY_SOURCE), verify=True),
+        K.NOTHING,
     ),
     "disk error at the secondary, at the primary": (
         decide(BOTH, replace(WELL, peer_disk=Disk.DISKLESS)),

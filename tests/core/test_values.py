@@ -11,6 +11,7 @@ from hypothesis import given
 from twinvault_core import ids, sizing
 from twinvault_core.conditions import Condition, find_condition, merge_conditions
 from twinvault_core.errors import InvalidError
+from twinvault_core.words import join_some
 
 NODE_NAMES = st.from_regex(r"\A[a-z0-9]([-a-z0-9.]{0,250}[a-z0-9])?\Z")
 LABEL_KEY = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -126,3 +127,9 @@ def test_conditions_of_others_stay_and_the_list_is_sorted() -> None:
     found = find_condition(merged, "Ready")
     assert found == Condition("Ready", False, "Reason", "message")
     assert find_condition(merged, "B") is None
+
+
+def test_a_list_becomes_one_word_for_a_table() -> None:
+    assert join_some([]) == ""
+    assert join_some(["a", "b"]) == "a,b"
+    assert join_some(["a", "b", "c", "d", "e", "f"]) == "a,b,c,d,+2"

@@ -167,6 +167,8 @@ REFUSED: dict[str, tuple[str, Code]] = {
     reasons.SOURCE_MISSING: (reasons.SOURCE_MISSING, Code.NOT_FOUND),
     reasons.NO_CAPACITY: (reasons.NO_CAPACITY, Code.RESOURCE_EXHAUSTED),
     reasons.NO_NODE: (reasons.NO_NODE, Code.RESOURCE_EXHAUSTED),
+    reasons.NO_NUMBER: (reasons.NO_NUMBER, Code.RESOURCE_EXHAUSTED),
+    reasons.POOLS_DIFFER: (reasons.POOLS_DIFFER, Code.INVALID_ARGUMENT),
     "ANewReason": ("ANewReason", Code.INVALID_ARGUMENT),
 }
 

@@ -166,6 +166,20 @@ def test_calls_of_the_helper_change_no_state() -> None:
     assert resources == before
 
 
+def test_a_resync_that_this_side_holds_back_is_told() -> None:
+    line = (
+        "change peer-device name:tv-pg peer-node-id:0 conn-name:peer volume:0"
+        " replication:PausedSyncS peer-disk:Inconsistent resync-suspended:"
+    )
+    resources = parse_events(FRESH)
+    for told, held in (("user", True), ("peer", False), ("user,peer", True), ("no", False)):
+        event = parse_event_line(line + told)
+        assert event is not None
+        apply_event(resources, event)
+        assert resources["tv-pg"].state.held is held
+        assert resources["tv-pg"].state.paused
+
+
 def test_words_that_are_not_known_count_as_the_worst() -> None:
     text = FRESH.replace("connection:Connected", "connection:Brilliant")
     text = text.replace(" disk:Inconsistent", " disk:Sparkling")

@@ -12,6 +12,7 @@ import pytest
 from tests.operator.model_api import GIB, ModelApi, ModelOperator
 from twinvault_core.errors import UnavailableError
 from twinvault_core.failover import EMPTY_SECONDS
+from twinvault_core.failover_phases import UNKNOWN, describe_phases, format_moment
 from twinvault_core.ids import node_lease_name
 from twinvault_core.names import (
     ANNOTATION_LOST,
@@ -163,14 +164,26 @@ class _Rig:
         self.api.create("pods", pod("db", "data"))
         self.api.create("persistentvolumes", pv("pv-1", "v", claim="data"))
         self.api.create("volumeattachments", attachment("va", "pv-1"))
+        self.start_operator()
+
+    def wall(self) -> float:
+        return 1_800_000_000.0 + self.clock[0]
+
+    def start_operator(self) -> None:
+        """A new process, as after the loss of the leader: it knows what the API has."""
         self.operator = ModelOperator(self.api, self.clock)
         self.kube = _Kube(self.api)
         world, metrics = self.operator.world, Metrics()
         client = cast(KubeClient, self.kube)
         announcer = cast(Announcer, self.operator.announcer)
-        steps = FailoverSteps(client, world, announcer, metrics, "twinvault-system")
+        steps = FailoverSteps(client, world, announcer, metrics, "twinvault-system", self.wall)
         self.report = FailoverReport(
-            world, self.operator.queue, metrics, lambda: self.clock[0], lambda: "now"
+            world,
+            self.operator.queue,
+            metrics,
+            lambda: self.clock[0],
+            lambda: format_moment(self.wall())[:19] + "Z",
+            self.wall,
         )
         self.failover = Failover(
             client, world, steps, self.report, lambda: self.leading, "twinvault-system"
@@ -229,6 +242,34 @@ class _Rig:
         with suppress(asyncio.CancelledError):
             await task
         self.operator.deliver()
+
+    def list_leases(self) -> None:
+        """What a process that just started learns; it waits the whole duration from now."""
+        self.operator.deliver()
+        for node in NODES:
+            name = node_lease_name(node)
+            self.operator.liveness.observe(name, self.api.get("leases", name))
+
+    def tell_pair(self) -> None:
+        """As the pair's plan does."""
+        news = self.operator.world.pair_news["metro"]["lastFailover"]
+        self.api.patch("replicationpairs", "metro", {"status": {"lastFailover": news}})
+
+    def user_comes(self, *what: str) -> None:
+        """At west-1 the volume is published, promoted, mounted; as far as ``what`` says."""
+        if "publish" in what:
+            self.api.patch("volumes", "v", {"spec": {"publishedTo": ["west-1"]}})
+        if "promote" in what:
+            status: Json = {"replication": {"role": "Primary"}}
+            self.api.patch("volumereplicas", "v.west-1", {"status": status})
+        if "mount" in what:
+            self.api.patch("volumereplicas", "v.west-1", {"status": {"inUse": True}})
+        self.operator.deliver()
+
+    def phases(self) -> dict[str, float | None]:
+        """Seconds of each phase that is told; None for one that nobody saw."""
+        told = self.operator.world.pair_news["metro"]["lastFailover"]["phases"]
+        return {p["name"]: p.get("seconds") for p in told}
 
     def primary(self) -> str:
         return str(self.api.get("volumes", "v")["status"]["replication"]["primary"])
@@ -362,3 +403,90 @@ async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
     assert not rig.api.get("nodes", "east-1")["spec"].get("taints")
     annotations = rig.api.get("storagenodes", "east-1")["metadata"].get("annotations") or {}
     assert ANNOTATION_LOST not in annotations
+
+
+# -- what is told of it, whoever leads -------------------------------------------------------------
+
+
+async def new_leader(rig: _Rig, after_seconds: int = 0) -> None:
+    rig.clock[0] += after_seconds
+    rig.start_operator()
+    rig.list_leases()
+    await rig.settle()
+
+
+async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    rig.kube.refuse |= {"pods", "volumeattachments"}
+    await rig.settle()
+    assert rig.primary() == "west-1"
+    assert len(rig.api.all("pods")) == 1
+    await new_leader(rig, after_seconds=2)
+    rig.pass_time(7, "west-1")
+    await rig.settle()
+    assert rig.api.all("pods") == []
+    rig.pass_time(1, "west-1")
+    rig.user_comes("publish")
+    rig.pass_time(2, "west-1")
+    rig.user_comes("promote")
+    rig.pass_time(1, "west-1")
+    rig.user_comes("mount")
+    told = rig.phases()
+    assert told["detect"] == 5.0
+    assert told["fence"] == 0.0
+    assert told["evict"] == 9.0
+    assert (told["reschedule"], told["promote"], told["mount"]) == (1.0, 2.0, 1.0)
+    assert told["total"] == 18.0
+
+
+async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    rig.tell_pair()
+    before = rig.phases()
+    rig.user_comes("publish", "promote")
+    await new_leader(rig, after_seconds=3)
+    rig.pass_time(2, "west-1")
+    rig.user_comes("mount")
+    told = rig.phases()
+    assert {name: told[name] for name in before} == before
+    assert (told["reschedule"], told["promote"], told["mount"]) == (None, None, None)
+    assert told["total"] == 10.0
+
+
+async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unknown(
+    rig: _Rig,
+) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    await new_leader(rig, after_seconds=3)
+    rig.pass_time(7, "west-1")
+    await rig.settle()
+    told = rig.phases()
+    assert told["detect"] == 5.0
+    assert told["evict"] is None
+
+
+async def test_what_was_told_to_its_end_is_not_begun_again(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    rig.user_comes("publish", "promote", "mount")
+    rig.tell_pair()
+    assert "total" in rig.phases()
+    await new_leader(rig)
+    assert "metro" not in rig.operator.world.pair_news
+
+
+def test_clocks_that_disagree_make_a_phase_unknown_not_negative() -> None:
+    told = describe_phases(100.0, [("detect", 105.0), ("fence", 90.0)], complete=False)
+    assert [p.get("seconds") for p in told] == [5.0, None]
+    told = describe_phases(100.0, [("detect", 105.0), ("fence", UNKNOWN)], complete=True)
+    assert [(p["name"], p.get("seconds")) for p in told] == [
+        ("detect", 5.0),
+        ("fence", None),
+        ("total", None),
+    ]

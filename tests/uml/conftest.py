@@ -1,20 +1,44 @@
 from __future__ import annotations
 
+import faulthandler
 import os
 import shutil
-from collections.abc import Iterator
+import signal
+import sys
+from collections.abc import Generator, Iterator
+from types import FrameType
 
 import pytest
 
 from tests.uml import kernels
 from tests.uml.metro import Metro
 
+TEST_SECONDS = 900
+"""No test takes half of it; one that hangs says where and fails, and the next one begins."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A last deadline for whatever a test, its fixtures or the driver below wait for."""
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(sys.__stderr__ or sys.stderr)
+        raise TimeoutError(f"{item.nodeid} is not over after {TEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, TEST_SECONDS)
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = ""
     if os.geteuid() != 0:
         missing = "needs root: kernels, taps and a network namespace are made"
-    elif shutil.which("mmdebstrap") is None:
+    elif shutil.which("mmdebstrap") is None or shutil.which("gcc") is None:
         missing = "needs the packages of `make host`"
     for item in items:
         if missing and "tests/uml/" in str(item.fspath):

@@ -2,19 +2,27 @@
 lines of JSON on standard input, answering by lines on standard output.
 
 What an agent would decide is decided by the test: it sets the answer to each fence question.
+
+Each call has a thread of its own, and what is said goes out by one more: a call that hangs on
+frozen I/O takes nothing from the others, and neither a slow reader nor a slow disk stops the event
+loop that answers the kernel's questions. With a pool, as many hanging calls as it has threads
+(five, with one processor) made the engine dumb.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import inspect
 import json
 import os
+import queue
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,8 +67,8 @@ class Driver:
 
     async def serve(self) -> None:
         """Fence server and event stream, as the agent runs them."""
-        await asyncio.to_thread(self.engine.replication.ensure_module)
-        await asyncio.to_thread(self.engine.replication.ensure_helper)
+        await in_thread(self.engine.replication.ensure_module)
+        await in_thread(self.engine.replication.ensure_helper)
         await FenceServer(self.engine.replication.fence_paths().socket, self._decide).start()
         self.tasks.append(asyncio.create_task(self.stream.run()))
         await self.stream.wait_for_first(10)
@@ -209,6 +217,7 @@ def describe(resource: Resource) -> dict[str, Any]:
         "in_sync": state.in_sync,
         "size_bytes": resource.size_bytes,
         "out_of_sync_bytes": resource.out_of_sync_bytes,
+        "held": state.held,
     }
 
 
@@ -228,8 +237,47 @@ TRACE = Path("/run/inside.trace")
 """Where SIGUSR1 makes every thread of this process say where it is."""
 
 
+async def in_thread(work: Callable[..., Any], **arguments: Any) -> Any:
+    """The result of ``work`` in a thread that is nobody else's, and that no exit waits for."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = work(**arguments)
+        except Exception as error:  # noqa: BLE001 - told to whoever awaits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await future
+
+
+def start_speaking() -> Callable[[dict[str, Any]], None]:
+    """What is said goes out in order, by a thread of its own."""
+    said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def speak() -> None:
+        while True:
+            print(json.dumps(said.get()), flush=True)
+
+    threading.Thread(target=speak, daemon=True).start()
+    return said.put
+
+
 async def main() -> None:
-    driver = Driver()
+    driver = await in_thread(Driver)
+    say = start_speaking()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
@@ -251,12 +299,12 @@ async def main() -> None:
             elif method.startswith(("take_", "answer")):
                 result = call(**arguments)
             else:
-                result = await asyncio.to_thread(call, **arguments)
+                result = await in_thread(call, **arguments)
             said: dict[str, Any] = {"result": result}
         except Exception as error:  # noqa: BLE001 - told to the test
             said = describe_error(error)
         said |= {"number": number, "seconds": time.monotonic() - begun}
-        print(json.dumps(said), flush=True)
+        say(said)
 
     while (line := await lines.get()) is not None:
         task = asyncio.create_task(answer(line))

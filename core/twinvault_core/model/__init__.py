@@ -12,6 +12,7 @@ from .replication import (
     ReplicationStatus,
 )
 from .snapshot import Holder, HolderState, Snapshot
+from .verify import VerifyReport, VerifyResult
 from .volume import (
     Phase,
     ReplicaState,
@@ -47,6 +48,8 @@ __all__ = [
     "Source",
     "StorageCluster",
     "StorageNode",
+    "VerifyReport",
+    "VerifyResult",
     "Volume",
     "VolumeMode",
     "VolumeReplica",

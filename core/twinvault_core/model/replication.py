@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from ..replication_state import Connection, Disk, DrbdRole, Resync, SyncState
+from .verify import VerifyReport
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ class ReplicationSpec:
 
     ``epoch`` is the one of the record that the operator looked at; the agent acts on the record
     itself, read from the API server, and takes this one only as a hint that it moved.
+    ``verify_request``: compare both replicas, once for each value. ``resync_hold``: a resync waits
+    for its turn; honoured for a while after each new value only, so that an operator that is gone
+    holds nothing. Both are written by the pair's plan, and mean something at the primary alone.
     """
 
     minor: int
@@ -115,6 +119,12 @@ class ReplicationSpec:
     epoch: int = 1
     first_sync: FirstSync = FirstSync.NONE
     settings: ReplicationSettings = field(default_factory=ReplicationSettings)
+    verify_request: str = ""
+    resync_hold: str = ""
+
+    def lasting(self) -> ReplicationSpec:
+        """Without what changes from moment to moment: what DRBD's configuration depends on."""
+        return replace(self, epoch=1, first_sync=FirstSync.NONE, verify_request="", resync_hold="")
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any] | None) -> ReplicationSpec | None:
@@ -129,6 +139,8 @@ class ReplicationSpec:
             epoch=int(raw.get("epoch") or 1),
             first_sync=FirstSync(raw.get("firstSync") or ""),
             settings=ReplicationSettings.parse(raw.get("settings")),
+            verify_request=raw.get("verifyRequest") or "",
+            resync_hold=raw.get("resyncHold") or "",
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,6 +153,8 @@ class ReplicationSpec:
             "epoch": self.epoch,
             "firstSync": self.first_sync.value,
             "settings": self.settings.to_dict(),
+            "verifyRequest": self.verify_request,
+            "resyncHold": self.resync_hold,
         }
 
 
@@ -165,6 +179,7 @@ class ReplicationStatus:
     diverged: bool = False
     different_bytes: int = 0
     resync: Resync | None = None
+    verify: VerifyReport | None = None
     epoch: int = 0
     step: str = ""
     message: str = ""
@@ -190,6 +205,7 @@ class ReplicationStatus:
             diverged=bool(raw.get("diverged")),
             different_bytes=int(raw.get("differentBytes") or 0),
             resync=_parse_resync(resync) if resync else None,
+            verify=VerifyReport.parse(raw.get("verify")),
             epoch=int(raw.get("epoch") or 0),
             step=raw.get("step") or "",
             message=raw.get("message") or "",
@@ -215,6 +231,7 @@ class ReplicationStatus:
                 "remainingBytes": self.resync.remaining_bytes,
                 "secondsLeft": self.resync.seconds_left,
             },
+            "verify": None if self.verify is None else self.verify.to_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "message": self.message,

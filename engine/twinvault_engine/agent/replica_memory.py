@@ -21,6 +21,7 @@ class Remembered:
     was cloned since it diverged or fell behind. ``equal_epoch``: the last epoch in which both were
     seen in sync; what a person gave up before counts as done then. ``attached_boot``: the boot in
     which the image was last seen attached: only then a missing disk is one that failed.
+    ``verify_...``: the comparison that was asked for last; without a result it has not ended.
     """
 
     volume_uid: str
@@ -29,6 +30,12 @@ class Remembered:
     snapshotted: bool = False
     equal_epoch: int = 0
     attached_boot: str = ""
+    verify_request: str = ""
+    verify_result: str = ""
+    verify_started: str = ""
+    verify_ended: str = ""
+    verify_different_bytes: int = 0
+    verify_ranges: tuple[tuple[int, int], ...] = ()
 
 
 class ReplicaMemory:

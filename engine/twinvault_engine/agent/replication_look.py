@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from twinvault_core.errors import NotFoundError
-from twinvault_core.model import FirstSync, ReplicationSpec, VolumeReplica
+from twinvault_core.model import ReplicationSpec, VerifyReport, VolumeReplica
 from twinvault_core.replication_state import DrbdState, SyncState
 from twinvault_core.replication_view import Applied, LocalUse, ReplicationView
 
@@ -15,6 +15,8 @@ from .node_view import NodeView
 from .record_store import Reading
 from .replica_memory import Remembered, ReplicaMemory
 from .replication_storage import ReplicationStorage
+from .resync_holds import Holds
+from .verify_watch import VerifyWatch
 
 _AT_REST = frozenset({SyncState.ESTABLISHED, SyncState.OFF})
 
@@ -22,13 +24,14 @@ _AT_REST = frozenset({SyncState.ESTABLISHED, SyncState.OFF})
 @dataclass(frozen=True)
 class Seen:
     """``facts`` None: the volume has no replication on this node's disk. ``staging_path``: where
-    it is staged, '' if not.
+    it is staged, '' if not. ``verify``: what to tell of the last comparison.
     """
 
     view: ReplicationView
     facts: ReplicaFacts | None
     remembered: Remembered
     staging_path: str = ""
+    verify: VerifyReport | None = None
 
     @property
     def on_disk(self) -> bool:
@@ -42,6 +45,8 @@ class Looker:
         self, node: str, storage: ReplicationStorage, memory: ReplicaMemory, view: NodeView
     ) -> None:
         self._node, self._storage, self._memory, self._view = node, storage, memory, view
+        self.verify = VerifyWatch(memory)
+        self._holds = Holds()
         self._applied: set[str] = set()
         self._progress: dict[str, tuple[int, int]] = {}
         self.diverged: set[str] = set()
@@ -55,6 +60,8 @@ class Looker:
         self._applied.discard(volume_id)
         self._progress.pop(volume_id, None)
         self.diverged.discard(volume_id)
+        self.verify.forget(volume_id)
+        self._holds.forget(volume_id)
 
     def look(self, replica: VolumeReplica, reading: Reading | None) -> Seen:
         """Everything but the record, which ``reading`` has from before.
@@ -81,6 +88,7 @@ class Looker:
         if drbd is not None and drbd.connected:
             self.diverged.discard(replica.volume)
         use = self._storage.observe_use(replica.pool, replica.volume)
+        verify, wanted = self.verify.observe(replica, facts, drbd)
         view = replace(
             _blank_view(self._node, replica, reading),
             drbd=drbd,
@@ -95,8 +103,10 @@ class Looker:
             applied=self._compare(replica, facts),
             stalled=self._count_stalls(replica.volume, facts, drbd),
             different_bytes=_different_bytes(facts, drbd),
+            hold=self._holds.counts(replica),
+            verify=wanted,
         )
-        return Seen(view, facts, remembered, use.staging_path)
+        return Seen(view, facts, remembered, use.staging_path, verify)
 
     def _remember(self, replica: VolumeReplica, drbd: DrbdState | None) -> Remembered:
         """The kernel never attaches a disk by itself: one that is attached was attached by UP or
@@ -122,11 +132,11 @@ class Looker:
         if _where(told) != _where(wanted):
             return Applied.ADDRESS
         # Once in each life: an earlier one may have been killed while it told the kernel.
-        same = told == replace(wanted, epoch=told.epoch, first_sync=FirstSync.NONE)
+        same = told.lasting() == wanted.lasting()
         return Applied.SAME if same and replica.volume in self._applied else Applied.SETTINGS
 
     def _count_stalls(self, volume: str, facts: ReplicaFacts | None, drbd: DrbdState | None) -> int:
-        if drbd is None or not drbd.syncing or facts is None or facts.resync is None:
+        if drbd is None or not drbd.syncing or drbd.paused or facts is None or not facts.resync:
             self._progress.pop(volume, None)
             return 0
         left = facts.resync.remaining_bytes

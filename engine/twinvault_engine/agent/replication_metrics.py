@@ -53,8 +53,14 @@ class ReplicationCollector(Collector):
                 ("primary", "1 while this node is primary."),
                 ("frozen", "1 while writes wait for a decision."),
                 ("resync_remaining_bytes", "Bytes that a resync has still to copy."),
+                ("resync_waits", "1 while a resync waits for its turn."),
             )
         }
+        verify = GaugeMetricFamily(
+            "twinvault_verify_percent",
+            "How far the comparison of both replicas is; absent while there is none.",
+            labels=["volume"],
+        )
         counters = {
             name: CounterMetricFamily(f"twinvault_replica_{name}", text, labels=["volume"])
             for name, text in (
@@ -70,10 +76,15 @@ class ReplicationCollector(Collector):
                 "primary": float(drbd is not None and drbd.primary),
                 "frozen": float(drbd is not None and drbd.frozen),
                 "resync_remaining_bytes": float(resync.remaining_bytes if resync else 0),
+                "resync_waits": float(drbd is not None and drbd.paused),
             }
+            compared = entry.status.verify
+            if compared is not None and not compared.result.final:
+                verify.add_metric([volume], compared.percent)
             for name, value in values.items():
                 gauges[name].add_metric([volume], value)
             counters["frozen_seconds"].add_metric([volume], entry.total_frozen_seconds())
             counters["resynced_bytes"].add_metric([volume], entry.resynced_bytes)
         yield from gauges.values()
+        yield verify
         yield from counters.values()

@@ -111,6 +111,7 @@ class ReplicationParts:
             drbd=drbd,
             epoch=self.records.last_epoch(view.volume),
             resync=facts.resync if facts is not None and syncing else None,
+            verify=decided.seen.verify,
             trouble=trouble,
         )
 

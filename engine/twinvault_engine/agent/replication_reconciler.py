@@ -32,6 +32,9 @@ MAX_STEPS = 12
 LOCK_SECONDS = 0.5
 RESYNC_SECONDS = 2.0
 """How often a resync is looked at and its progress told."""
+WAITING_SECONDS = 15.0
+"""As often one that waits for its turn; DRBD and the operator tell when that comes."""
+VERIFY_SECONDS = 5.0
 GROWTH_SECONDS = 1.0
 LEAST_SECONDS = 0.5
 LONGEST_SECONDS = 15.0
@@ -184,12 +187,14 @@ class ReplicationReconciler:
             self._on_frozen(replica.meta.name)
             return None
         if drbd is not None and drbd.syncing:
-            return RESYNC_SECONDS
+            return WAITING_SECONDS if drbd.paused else RESYNC_SECONDS
         if step.well and drbd is not None and drbd.in_sync:
             self._same.pop(volume, None)
             await self._settle_equal(replica, decided)
             if await self._grow(replica, decided):
                 return GROWTH_SECONDS
+        if drbd is not None and drbd.verifying:
+            return VERIFY_SECONDS
         if step.well or (step.reason in _TOLD_BY_EVENTS and decided.reading is not None):
             # Only if nothing happened while this was decided.
             if self._sign(replica) == sign:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from twinvault_core.errors import NotFoundError
-from twinvault_core.model import ReplicationStatus, VolumeReplica
+from twinvault_core.model import ReplicationStatus, VerifyReport, VolumeReplica
 from twinvault_core.replication_state import DrbdState, Resync
 from twinvault_core.replication_view import ReplicationView, Step
 from twinvault_kube.client import Json, KubeClient
@@ -81,6 +81,7 @@ class ReplicationReporter:
         drbd: DrbdState | None,
         epoch: int,
         resync: Resync | None,
+        verify: VerifyReport | None = None,
         trouble: str = "",
     ) -> None:
         """What the agent does next and why; ``trouble``: why that did not work just now."""
@@ -96,6 +97,7 @@ class ReplicationReporter:
             diverged=view.diverged,
             different_bytes=view.different_bytes,
             resync=resync,
+            verify=verify,
             epoch=epoch,
             step=step.kind.value,
             message=message,
@@ -176,4 +178,8 @@ class ReplicationReporter:
 
 def _present(wanted: Mapping[str, Any] | None) -> dict[str, Any]:
     """As the API server stores it: what is None is not there."""
-    return {key: value for key, value in (wanted or {}).items() if value is not None}
+    return {
+        key: _present(value) if isinstance(value, Mapping) else value
+        for key, value in (wanted or {}).items()
+        if value is not None
+    }

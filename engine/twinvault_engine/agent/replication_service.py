@@ -191,6 +191,7 @@ class ReplicationService:
             self._reconciler.forget(volume_id)
 
     def _drbd_changed(self, volume_id: str) -> None:
+        self._looker.verify.heard(volume_id, self.feed.state(volume_id))
         self.reporter.kernel_changed(volume_id, self.feed.state(volume_id))
         for name in self._names(volume_id):
             if self.feed.is_frozen(volume_id):

@@ -44,6 +44,9 @@ class StepRunner:
             StepKind.REATTACH: self._reattach,
             StepKind.RECONNECT: self._reconnect,
             StepKind.RESTART_SYNC: self._act(Act.RESTART_SYNC),
+            StepKind.HOLD_SYNC: self._act(Act.HOLD_SYNC),
+            StepKind.RELEASE_SYNC: self._act(Act.RELEASE_SYNC),
+            StepKind.VERIFY: self._verify,
             StepKind.ADJUST: self._adjust,
             StepKind.HOLD: self._hold,
             StepKind.DOWN: self._down,
@@ -130,6 +133,11 @@ class StepRunner:
     def _reconnect(self, replica: VolumeReplica, _seen: Seen, _step: Step) -> None:
         for act in (Act.DISCONNECT, Act.CONNECT):
             self._drbd.act(replica.pool, replica.volume, act)
+
+    def _verify(self, replica: VolumeReplica, _seen: Seen, _step: Step) -> None:
+        self._looker.verify.begin(
+            replica, lambda: self._drbd.act(replica.pool, replica.volume, Act.VERIFY)
+        )
 
     def _adjust(self, replica: VolumeReplica, _seen: Seen, _step: Step) -> None:
         self._drbd.ensure_replica(replica.pool, replica.volume, _spec(replica))

@@ -10,6 +10,7 @@ from twinvault_core.errors import ErrorCode
 from twinvault_core.model import PoolState, PoolStatus, StorageNode, VolumeReplica
 from twinvault_core.replica_plan import ReplicaPlan
 from twinvault_core.sizing import MIB
+from twinvault_core.words import join_some
 
 from ..facts import DeviceFacts, VolumeFacts
 
@@ -96,6 +97,10 @@ def build_node_status(
         "devices": [device.to_dict() for device in devices[:MAX_DEVICES]],
         "pools": [pool.to_dict() for pool in settle_pools(node.pool_status, pools)],
         "orphans": [dict(orphan) for orphan in orphans[:MAX_ORPHANS]],
+        "summary": {
+            "pools": join_some([f"{pool.name} {pool.state.value}" for pool in pools]),
+            "devices": join_some([f"{device.path} {device.state.value}" for device in devices]),
+        },
         **({"replication": dict(replication)} if replication else {}),
         "conditions": merge_conditions(
             node.conditions,

@@ -92,13 +92,16 @@ class Agent:
             applied=world.applied[node],
             stalled=self.stalled,
             different_bytes=self.different,
+            hold=world.api.hold,
+            verify=world.api.verify,
         )
 
     def _watch(self, kernel: Kernel) -> None:
         if kernel.up and not kernel.attached and not self.detached:
             self.disk_failed = True
         left = len(kernel.left)
-        self.stalled = self.stalled + 1 if left and left == self.last_left else 0
+        waits = kernel.held or kernel.peer_held
+        self.stalled = self.stalled + 1 if left and left == self.last_left and not waits else 0
         self.last_left = left
 
     # -- the step loop -------------------------------------------------------------------------
@@ -188,6 +191,15 @@ class Agent:
 
     def _do_restart_sync(self, _: Step, __: Kernel) -> None:
         self.stalled, self.world.drbd.latched = 0, False
+
+    def _do_hold_sync(self, _: Step, kernel: Kernel) -> None:
+        kernel.held = True
+
+    def _do_release_sync(self, _: Step, kernel: Kernel) -> None:
+        kernel.held = False
+
+    def _do_verify(self, _: Step, __: Kernel) -> None:
+        self.world.drbd.verify(self.node)
 
     def _do_adjust(self, _: Step, __: Kernel) -> None:
         if self.world.applied[self.node] is Applied.ADDRESS:

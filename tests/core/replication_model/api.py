@@ -50,6 +50,8 @@ class Api:
     published: str = ""
     first_sync: str = ""
     deleting: bool = False
+    hold: bool = False
+    verify: bool = False
     counter: int = 0
 
     def send(self, version: int, record: ReplicationRecord, by: str) -> int:

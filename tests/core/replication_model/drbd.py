@@ -56,6 +56,7 @@ class Drbd:
         for node in NODES:
             mine, peer = self.kernels[node], self.kernels[other(node)]
             mine.peer_role, mine.peer_disk = peer.role, peer.disk
+            mine.peer_held = peer.held
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -339,6 +340,8 @@ class Drbd:
         if source is None or not self.linked():
             return
         target = self.kernels[other(source.node)]
+        if source.held or target.held:
+            return
         busy = {w.block for k in (source, target) for w in k.pending.values()}
         if source.left and not self.latched:
             block = next((b for b in sorted(source.left) if b not in busy), None)
@@ -348,6 +351,22 @@ class Drbd:
                 target.left.discard(block)
         if not source.left:
             self._finish_sync(source, target)
+
+    def verify(self, node: str) -> None:
+        """Begin to compare; only what is equal, as far as DRBD knows."""
+        mine, peer = self.kernels[node], self.kernels[other(node)]
+        whole = all(k.disk is Disk.UP_TO_DATE for k in (mine, peer))
+        if self.linked() and whole and mine.syncing is SyncState.OFF:
+            mine.syncing, peer.syncing = SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET
+
+    def end_verify(self) -> bool:
+        """The pass is over; False when there was none, or the link cut it off."""
+        states = {k.syncing for k in self.kernels.values()}
+        if states != {SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET} or not self.linked():
+            return False
+        for kernel in self.kernels.values():
+            kernel.syncing = SyncState.OFF
+        return True
 
     def _finish_sync(self, source: Kernel, target: Kernel) -> None:
         target.image.generation = source.image.generation
@@ -377,6 +396,7 @@ class Drbd:
         if kernel.link is None:
             return
         kernel.link, kernel.peer_role = None, DrbdRole.UNKNOWN
+        kernel.peer_held = False
         kernel.syncing, kernel.left = SyncState.OFF, set()
         if kernel.peer_disk not in (Disk.INCONSISTENT, Disk.OUTDATED):
             kernel.peer_disk = Disk.UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from twinvault_core.replication_state import SyncState
 from twinvault_core.replication_view import Applied
 
 from .api import Pod
@@ -67,6 +68,8 @@ def _kernels_work(world: World) -> Iterator[Action]:
         yield ("meet", 0)
     if any(k.left for k in drbd.kernels.values()):
         yield ("copy", 0)
+    if any(k.syncing is SyncState.VERIFY_SOURCE for k in drbd.kernels.values()):
+        yield ("verified", 0)
     for node in NODES:
         kernel = drbd.kernels[node]
         if not drbd.active(node):
@@ -100,6 +103,9 @@ def _other_faults(world: World) -> Iterator[Action]:
     yield ("cut" if drbd.cable else "mend", 0)
     yield ("touch", 0)
     yield ("readdress", 0)
+    yield ("turn" if api.hold else "hold", 0)
+    if not api.verify:
+        yield ("ask_verify", 0)
     if api.flight:
         yield ("lose_write", 0)
     for index, operator in enumerate(world.operators):
@@ -239,6 +245,24 @@ def _latch(world: World, _: int) -> None:
     world.drbd.latched = True
 
 
+def _hold(world: World, _: int) -> None:
+    """The operator lets resyncs of other volumes go first."""
+    world.api.hold = True
+
+
+def _turn(world: World, _: int) -> None:
+    world.api.hold = False
+
+
+def _ask_verify(world: World, _: int) -> None:
+    world.api.verify = True
+
+
+def _verified(world: World, _: int) -> None:
+    if world.drbd.end_verify():
+        world.api.verify = False
+
+
 def _delete(world: World, _: int) -> None:
     world.api.deleting = True
 
@@ -261,4 +285,8 @@ ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
     "readdress": _readdress,
     "latch": _latch,
     "delete": _delete,
+    "hold": _hold,
+    "turn": _turn,
+    "ask_verify": _ask_verify,
+    "verified": _verified,
 }

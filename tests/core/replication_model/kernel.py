@@ -17,6 +17,10 @@ from twinvault_core.replication_state import (
 BLOCKS = (0, 1, 2)
 NODES = ("a", "b")
 
+_PAUSED = {
+    SyncState.SYNC_SOURCE: SyncState.PAUSED_SYNC_SOURCE,
+    SyncState.SYNC_TARGET: SyncState.PAUSED_SYNC_TARGET,
+}
 USABLE = (Disk.UP_TO_DATE, Disk.CONSISTENT)
 
 
@@ -66,6 +70,7 @@ class Kernel:
         self.alone = False
         self.diverged = False
         self.exposed: int | None = None
+        self.held = self.peer_held = False
         self.pending: dict[int, Write] = {}
 
     @property
@@ -84,15 +89,19 @@ class Kernel:
             connection = Connection.CONNECTED
         elif self.wants_link:
             connection = Connection.WF_CONNECTION
+        sync = self.syncing
+        if self.held or self.peer_held:
+            sync = _PAUSED.get(sync, sync)
         return DrbdState(
             connection=connection,
-            sync=self.syncing,
+            sync=sync,
             role=self.role,
             peer_role=self.peer_role,
             disk=self.disk,
             peer_disk=self.peer_disk,
             suspended=frozenset({Suspension.FENCING} if self.frozen else ()),
             resync=Resync() if self.left else None,
+            held=self.held,
         )
 
     def is_serving(self) -> bool:

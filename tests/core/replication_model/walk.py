@@ -12,15 +12,17 @@ from .world import ViolationError, World
 FAULTS = frozenset(
     {
         *("cut", "power_cut", "stop", "api_down", "kill_agent", "operator_down", "break_disk"),
-        *("latch", "differs", "readdress", "delete", "touch", "lose_write"),
+        *("latch", "differs", "readdress", "delete", "touch", "lose_write", "hold", "ask_verify"),
     }
 )
 REPAIRS = frozenset(
-    {"mend", "power", "continue", "api_up", "start_agent", "replace_disk", "operator_up"}
+    {"mend", "power", "continue", "api_up", "start_agent", "replace_disk", "operator_up", "turn"}
 )
 WRITES = frozenset({"write0", "write1", "write2", "write3"})
 RARE = {
-    "delete": 0.1,
+    "delete": 0.15,
+    "hold": 0.5,
+    "ask_verify": 0.5,
     "break_disk": 0.2,
     "lose_write": 0.2,
     "latch": 5.0,

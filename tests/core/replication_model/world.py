@@ -203,6 +203,7 @@ class World:
             self.api_up[node] = self.agents[node].alive = True
         for operator in self.operators:
             operator.alive = True
+        self.api.hold = False
         for _ in range(rounds):
             self._fair_round()
             if self._is_whole():
@@ -241,6 +242,7 @@ class World:
             self.do(("meet", 0))
         for _ in BLOCKS:
             self.do(("copy", 0))
+        self.do(("verified", 0))
         for node in NODES:
             self.do(("complete", node))
             if self.app[node]:
