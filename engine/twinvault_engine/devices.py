@@ -27,7 +27,9 @@ MIN_POOL_BYTES = 512 * 1024**2
 HEAD_BYTES = 4 * 1024**2
 TAIL_BYTES = 1024**2
 _SYS = Path("/sys")
-_NOT_DISKS = ("loop", "ram", "zram", "sr", "fd", "nbd")
+# DRBD's are our own volumes: one that nobody wrote to yet looks like a blank disk, and one whose
+# I/O is frozen never answers who reads it.
+_NOT_DISKS = ("loop", "ram", "zram", "sr", "fd", "nbd", "rbd", "drbd")
 _PROBE_TIMEOUT_SECONDS = 30.0
 _SECTOR_BYTES = 512
 
@@ -79,7 +81,9 @@ def resolve_device(path: str) -> BlockDevice:
 
 
 def list_whole_devices() -> tuple[BlockDevice, ...]:
-    """Every disk of the node that has a size; no loop, RAM, optical or network block devices."""
+    """Every disk of the node that has a size; no loop, RAM, optical, replicated or network block
+    devices.
+    """
     found = []
     for entry in sorted((_SYS / "block").iterdir()):
         if entry.name.rstrip("0123456789") in _NOT_DISKS:

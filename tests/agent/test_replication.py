@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,27 @@ async def test_a_cut_link_is_answered_from_the_record(metro: MetroWorld) -> None
         assert metro.pair.images_are_equal()
 
 
+async def test_a_link_that_was_cut_and_is_back_before_anybody_looked_is_looked_at(
+    metro: MetroWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel shows what it showed before; only the record has changed."""
+    async with metro.running():
+        await metro.east.stage()
+        await asyncio.sleep(0.3)  # at rest
+        assert metro.east.agent is not None
+        queue = metro.east.agent.replication._queue
+        with monkeypatch.context() as busy:
+            busy.setattr(queue, "add", lambda key: None)
+            metro.pair.cut()
+            await metro.until(lambda: metro.record.in_sync == {EAST}, "the peer to be taken out")
+            await metro.until(lambda: metro.pair.acknowledges(EAST), "writes to go on")
+            metro.pair.heal()
+            await metro.until(metro.pair.images_are_equal, "the resync")
+            await asyncio.sleep(0.1)
+        metro.east.agent.replication.replica_touched(f"{VOLUME}.{EAST}")
+        await metro.until_in_sync()
+
+
 async def test_frozen_stays_frozen_until_the_api_answers(metro: MetroWorld) -> None:
     async with metro.running():
         await metro.east.stage()
@@ -127,6 +149,24 @@ async def test_a_new_agent_finishes_the_question_of_a_dead_one(metro: MetroWorld
             await metro.until(lambda: metro.pair.acknowledges(EAST), "writes to go on")
             assert metro.record.in_sync == {EAST}
             assert metro.east.drbd.told[told:] == ["go_on_alone"]
+
+
+async def test_a_device_that_does_not_answer_keeps_a_frozen_volume_from_nothing(
+    metro: MetroWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of the node's disks is read beside it: a dead one may hang for a minute."""
+    await metro.create()
+    never = threading.Event()
+    async with metro.west.running():
+        async with metro.east.running():
+            await metro.until_in_sync()
+            await metro.east.stage()
+        metro.pair.cut()
+        await metro.until(lambda: metro.pair.kernel(EAST).frozen, "the freeze")
+        monkeypatch.setattr(metro.east.storage, "observe_devices", lambda: never.wait(60) and ())
+        async with metro.east.running():
+            await metro.until(lambda: metro.pair.acknowledges(EAST), "writes to go on")
+            never.set()
 
 
 async def test_an_agents_restart_disturbs_nothing(metro: MetroWorld) -> None:

@@ -108,11 +108,12 @@ class NodeReconciler:
         found = await asyncio.gather(*(self._look_at_pool(node, spec) for spec in node.pools))
         self._view.pools.update({pool.name: pool for pool in found})
         changed = [pool for pool in found if before.get(pool.name) is not pool.state]
-        await self._look_at_devices(changed=bool(changed))
         if changed:
             self.expect_orphans()
+        # Before the devices: one that does not answer must not keep volumes waiting.
         if changed or not self._view.looked:
             self._have_looked()
+        await self._look_at_devices(changed=bool(changed))
         return list(found)
 
     def _have_looked(self) -> None:

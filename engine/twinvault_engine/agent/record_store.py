@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twinvault_core.errors import NotFoundError, TwinvaultError
@@ -41,16 +41,29 @@ class Reading:
     forced_epoch: int = 0
 
 
+@dataclass(frozen=True)
+class Known:
+    """Epoch and serial of the record as it was read or written last; ``unanswered`` writes."""
+
+    epoch: int = 0
+    serial: int = 0
+    unanswered: int = 0
+
+
 class RecordStore:
     """``client`` should have connections of its own: a fence question must not stand in a line."""
 
     def __init__(self, client: KubeClient) -> None:
         self._client = client
-        self._epochs: dict[str, int] = {}
+        self._known: dict[str, Known] = {}
 
     def last_epoch(self, volume: str) -> int:
         """Epoch of the record that was read last, 0 for never; for people to see."""
-        return self._epochs.get(volume, 0)
+        return self.known(volume).epoch
+
+    def known(self, volume: str) -> Known:
+        """What this process knows of the record; never a ground to write or to promote."""
+        return self._known.get(volume, Known())
 
     async def read(self, volume: str, uid: str, *, timeout_seconds: float) -> Reading | None:
         """The record now; None when the API server does not answer in time.
@@ -70,7 +83,7 @@ class RecordStore:
         if uid and reading.uid != uid:
             return Reading(volume, gone=True)
         if reading.record is not None:
-            self._epochs[volume] = reading.record.epoch
+            self._learn(volume, reading.record)
         return reading
 
     async def swap(
@@ -93,8 +106,11 @@ class RecordStore:
             return CasOutcome.CONFLICT
         except (TwinvaultError, TimeoutError) as error:
             logger.warning("record of %s: %s", read.volume, error or "no answer in time")
+            known = self.known(read.volume)
+            self._known[read.volume] = replace(known, unanswered=known.unanswered + 1)
             return CasOutcome.UNANSWERED
         step("record written")
+        self._learn(read.volume, record)
         logger.info(
             "record of %s: epoch %d serial %d, primary %s, in sync %s",
             *(read.volume, record.epoch, record.serial, record.primary),
@@ -103,7 +119,11 @@ class RecordStore:
         return CasOutcome.WON
 
     def forget(self, volume: str) -> None:
-        self._epochs.pop(volume, None)
+        self._known.pop(volume, None)
+
+    def _learn(self, volume: str, record: ReplicationRecord) -> None:
+        known = self.known(volume)
+        self._known[volume] = replace(known, epoch=record.epoch, serial=record.serial)
 
 
 def _parse(obj: Mapping[str, Any]) -> Reading:

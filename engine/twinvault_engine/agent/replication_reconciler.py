@@ -102,7 +102,12 @@ class ReplicationReconciler:
         return LEAST_SECONDS
 
     def _sign(self, replica: VolumeReplica) -> Hashable:
-        """What a decision depends on and changes by itself."""
+        """What a decision depends on and changes by itself. The record is among it:
+
+        1. Both are in sync; nothing to do.  2. The link is cut, and the fence desk writes that the
+        peer is not in sync.  3. The link is back before anybody looked here: the kernel shows what
+        it showed in step 1, and yet the peer is to be added.
+        """
         return (
             replica.meta.uid,
             replica.meta.generation,
@@ -110,6 +115,7 @@ class ReplicationReconciler:
             replica.status_size_bytes,
             self._view.pool_is_ready(replica.pool),
             self._parts.feed.state(replica.volume),
+            self._parts.records.known(replica.volume),
             replica.volume in self._parts.looker.diverged,
         )
 

@@ -176,6 +176,9 @@ class ReplicationService:
         obj = self._replicas.store.get(name)
         if obj is not None and self.concerns(obj):
             self._queue.add(Key(Subject.REPLICATION, name))
+            if self.feed.is_frozen(str(obj["spec"]["volume"])):
+                # Told by the kernel before the API server told of the replica, maybe.
+                self._frozen(name)
 
     def volume_touched(self, volume_id: str) -> None:
         """It was staged or unstaged here, or somebody waits for it."""

@@ -79,7 +79,7 @@ class Rescuer:
         async with self._parts.locks.hold([record_key(volume)], f"frozen I/O of {volume}"):
             decided = await self._parts.decide(replica)
             freed = await self._free(replica, decided)
-        if freed or not decided.seen.view.is_frozen:
+        if freed or not self._is_frozen(volume, decided):
             self._tries.pop(name, None)
             if freed:
                 self._freed_at[name] = asyncio.get_running_loop().time()
@@ -90,6 +90,10 @@ class Rescuer:
         self._parts.tell(decided)
         tries = self._tries[name] = self._tries.get(name, 0) + 1
         return min(LONGEST_SECONDS, AGAIN_SECONDS * 2.0 ** min(tries, 8))
+
+    def _is_frozen(self, volume: str, decided: Decided) -> bool:
+        """By either of the two: a pool that was not looked at yet shows no volume of its own."""
+        return decided.seen.view.is_frozen or self._parts.feed.is_frozen(volume)
 
     async def _free(self, replica: VolumeReplica, decided: Decided) -> bool:
         if decided.step.kind not in FREEING:
