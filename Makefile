@@ -22,7 +22,7 @@ help: ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 14
 
 .PHONY: demo
-demo: host venv ## Two-site lab, Helm install, a hospital's PostgreSQL on it
+demo: host venv ## Two-site lab, Helm install, a hospital at work at both sites
 	$(PYTHON) -m e2e.demo up
 
 .PHONY: demo-failover

@@ -12,10 +12,12 @@ from e2e.workload import IMAGE
 
 
 class Hospital:
-    """One system of the examples, once applied: ``his``, or ``emr`` of active-active.yaml."""
+    """One system of the examples, once applied: ``his``, or ``emr`` of active-active.yaml; in the
+    namespace of that name unless another one is given.
+    """
 
-    def __init__(self, lab: Lab, system: str = "his") -> None:
-        self.lab, self.namespace = lab, system
+    def __init__(self, lab: Lab, system: str = "his", namespace: str = "") -> None:
+        self.lab, self.namespace = lab, namespace or system
         self.database = f"{system}-postgresql"
         self.database_pod = f"{self.database}-0"
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
 from e2e import deploy
 from e2e.hospital import Desk, Hospital
 from e2e.lab.api import Lab
-from e2e.leftovers import find_leftovers, wait_no_leftovers
+from e2e.workload import Namespace, Object
 
 pytestmark = pytest.mark.e2e
 
@@ -18,28 +19,30 @@ CUTS = 3
 AWAY_SECONDS = 2.0
 
 
+def _example_in(namespace: str) -> list[Object]:
+    """examples/his-postgresql.yaml, in a namespace beside the demo's."""
+    text = (
+        (deploy.EXAMPLES / "his-postgresql.yaml")
+        .read_text()
+        .replace(".his.svc", f".{namespace}.svc")
+    )
+    objects: list[Object] = list(yaml.safe_load_all(text))
+    for obj in objects:
+        if obj["kind"] != "Namespace":
+            obj["metadata"]["namespace"] = namespace
+    return [obj for obj in objects if obj["kind"] != "Namespace"]
+
+
 @pytest.fixture
-def hospital(lab: Lab) -> Iterator[Hospital]:
-    """The example hospital; removed afterwards with its volume, unless it ran before."""
-    before = find_leftovers(lab)
-    ran_before = "his" in lab.kubectl("get", "namespaces", "-o", "name").replace("/", " ").split()
-    deploy.apply_example(lab, "his-postgresql.yaml")
-    running = Hospital(lab)
+def hospital(lab: Lab, namespace: Namespace) -> Iterator[Hospital]:
+    """The example hospital with one replica."""
+    namespace.apply(*_example_in(namespace.name))
+    running = Hospital(lab, "his", namespace.name)
     running.wait_ready()
     yield running
     for node in lab.nodes:
         if not node.is_running():
             node.start()
-    if not ran_before:
-        lab.kubectl(
-            "delete",
-            "namespace",
-            "his",
-            "--timeout=180s",
-            "--ignore-not-found",
-            timeout_seconds=200,
-        )
-        wait_no_leftovers(lab, before)
 
 
 def test_every_acknowledged_patient_survives_power_cuts(lab: Lab, hospital: Hospital) -> None:
