@@ -1,19 +1,23 @@
 """One replicated volume at a time: read the record, look, decide (core), do one step, again.
 
 A healthy volume costs nothing: DRBD tells of every change, the operator's writes come through the
-watch of our own VolumeReplicas, and what was at rest and has not changed is not looked at again.
+watch of our own VolumeReplicas, and what was at rest and has not changed is looked at
+again every few minutes only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 
 from twinvault_core.errors import BusyError, NotFoundError, TwinvaultError
 from twinvault_core.fence import CasOutcome
 from twinvault_core.ids import replica_name
 from twinvault_core.model import VolumeReplica
+from twinvault_core.replication_state import DrbdState
 from twinvault_core.replication_view import StepKind
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import VOLUME_REPLICAS
@@ -40,6 +44,37 @@ LEAST_SECONDS = 0.5
 LONGEST_SECONDS = 15.0
 _TOLD_BY_EVENTS = frozenset({"LinkDown", "Diverged", "Down"})
 """Nothing is asked again for these: DRBD, the operator or a person makes the next move."""
+WELL_SECONDS = 300.0
+UNWELL_SECONDS = 15.0
+"""At rest a volume is looked at all the same, should a word about it ever be lost."""
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Nothing is to be done while ``sign`` stays what it is, ``until`` the loop's time."""
+
+    sign: Hashable
+    until: float
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _shows_the_same(seen: DrbdState | None, told: DrbdState | None) -> bool:
+    """Whether the kernel's events have told what a look has found. Else there is no rest:
+
+    1. Events tell of a link.  2. It is cut; a look finds that before the event of it is read, and
+    there is nothing to do.  3. The link is back, and both events are read at once: what they show
+    is what they showed in step 1, and nobody looks again.
+    """
+    if seen is None or told is None:
+        return seen is told
+    return _shown(seen) == _shown(told)
+
+
+def _shown(state: DrbdState) -> Hashable:
+    return (state.connection, state.role, state.disk, state.peer_disk, state.frozen)
 
 
 class ReplicationReconciler:
@@ -64,7 +99,7 @@ class ReplicationReconciler:
         self._client, self._parts, self._runner = client, parts, runner
         self._storage, self._heavy, self._view = storage, heavy, view
         self._on_frozen, self._on_down = on_frozen, on_down
-        self._rested: dict[str, Hashable] = {}
+        self._rested: dict[str, _Rest] = {}
         self._same: dict[str, tuple[StepKind, int]] = {}
 
     def unsettle(self, volume_id: str) -> None:
@@ -83,12 +118,14 @@ class ReplicationReconciler:
             if replica is None or not self._view.looked:
                 return None
             sign = self._sign(replica)
-            if self._rested.get(replica.volume) == sign:
-                return None
+            rested = self._rested.get(replica.volume)
+            left = rested.until - _now() if rested is not None and rested.sign == sign else 0.0
+            if left > 0:
+                return left
             decided = await self._decide(replica)
             if decided is None:
-                self._rested[replica.volume] = sign
-                return None
+                self._rested[replica.volume] = _Rest(sign, _now() + WELL_SECONDS)
+                return WELL_SECONDS
             if decided.step.kind in FREEING:
                 self._on_frozen(name)
                 return None
@@ -203,10 +240,12 @@ class ReplicationReconciler:
             return VERIFY_SECONDS
         if step.well or (step.reason in _TOLD_BY_EVENTS and decided.reading is not None):
             # Only if nothing happened while this was decided.
-            if self._sign(replica) == sign:
-                self._rested[volume] = sign
-                return None
-            return 0.0
+            if self._sign(replica) != sign:
+                return 0.0
+            if _shows_the_same(drbd, self._parts.feed.state(volume)):
+                seconds = WELL_SECONDS if step.well else UNWELL_SECONDS
+                self._rested[volume] = _Rest(sign, _now() + seconds)
+                return seconds
         return self._next_delay(volume, step.kind) or LEAST_SECONDS
 
     async def _settle_equal(self, replica: VolumeReplica, decided: Decided) -> None:
