@@ -19,6 +19,8 @@ SNAPSHOT = "Snapshot"
 STORAGE_CLUSTER = "StorageCluster"
 STORAGE_NODE = "StorageNode"
 REPLICATION_PAIR = "ReplicationPair"
+NODE = "Node"
+"""Of Kubernetes."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ class Tell:
 
 
 @dataclass(frozen=True)
+class LabelNode:
+    """Put a label on a Kubernetes node, or take it off; others stay."""
+
+    kind: str
+    node: str
+    key: str
+    present: bool
+
+
+@dataclass(frozen=True)
 class ClaimNumber:
     """Make the claim of a DRBD number for a Volume; finding it its own already is success."""
 
@@ -109,6 +121,7 @@ Action = (
     | Delete
     | CheckGone
     | Tell
+    | LabelNode
     | ClaimNumber
     | ReleaseNumber
     | CheckUnused

@@ -96,7 +96,10 @@ class NodeEvidence:
 
 @dataclass(frozen=True)
 class VolumeEvidence:
-    """One replicated volume: its object as read last, its two replicas, its pair's policy."""
+    """One replicated volume: its object as read last, its replicas, its pair's policy.
+
+    A replica whose place another node has taken may still be among ``replicas``.
+    """
 
     volume: Volume
     replicas: tuple[VolumeReplica, ...] = ()
@@ -116,7 +119,11 @@ class VolumeEvidence:
         return next((r for r in self.replicas if r.node == node), None)
 
     def other(self, node: str) -> VolumeReplica | None:
-        return next((r for r in self.replicas if r.node != node), None)
+        """Of those that count: one whose place another node has taken is no way out."""
+        record = self.record
+        members = record.nodes if record is not None else frozenset()
+        found = (r for r in self.replicas if r.node != node)
+        return next((r for r in found if not members or r.node in members), None)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,12 @@ TOPOLOGY_NODE: Final = "topology.csi.twinvault.io/node"
 TOPOLOGY_CLUSTER: Final = "topology.csi.twinvault.io/cluster"
 """Topology segment: the StorageCluster of the node."""
 
+LABEL_REPLICA_PREFIX: Final = "replica.twinvault.io/"
+"""Label ``replica.twinvault.io/<volume>: "true"`` on a Kubernetes node that got a replica after the
+volume was made. A PersistentVolume names its nodes for ever; every one of ours also allows nodes
+with this label, so a pod may follow a replica that was moved."""
+LABEL_REPLICA_VALUE: Final = "true"
+
 FINALIZER_VOLUME: Final = "twinvault.io/replicas"
 """On a Volume; held by the operator until no VolumeReplica of it is left."""
 FINALIZER_REPLICA: Final = "twinvault.io/data"

@@ -8,7 +8,10 @@ sees to it that nobody else has it:
 4. When the Volume goes: replicas first, then the claim, then the Volume's finalizer.
 A kill after step 1 leaves a claim that names its volume by uid: the next try uses it again. A claim
 is released only when the API server itself says that this uid is gone or that its status has
-another number; neither is ever taken back.
+other numbers; neither is ever taken back.
+
+When a replica moves its volume gets a new port and keeps its device number: the port's number is
+then another one, claimed in the same way.
 """
 
 from __future__ import annotations
@@ -43,17 +46,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Device:
-    """``Volume.status.replicationDevice``."""
+    """``Volume.status.replicationDevice``. The port changes with the replicas, the minor does not.
+
+    ``retired``: ports of replicas that were given up without their node; such a node may come back
+    and look there for its peer, so they stay claimed as long as the volume lives.
+    """
 
     minor: int
     port: int
+    retired: tuple[int, ...] = ()
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any] | None) -> Device | None:
-        return cls(int(raw["minor"]), int(raw["port"])) if raw else None
+        if not raw:
+            return None
+        return cls(int(raw["minor"]), int(raw["port"]), tuple(raw.get("retired") or ()))
 
-    def to_dict(self) -> dict[str, int]:
-        return {"minor": self.minor, "port": self.port}
+    def to_dict(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"minor": self.minor, "port": self.port}
+        return {**told, "retired": list(self.retired)} if self.retired else told
 
 
 def device_of(number: int) -> Device:
@@ -63,6 +74,19 @@ def device_of(number: int) -> Device:
 def number_of(minor: int) -> int:
     """The number behind a DRBD minor."""
     return minor - FIRST_MINOR
+
+
+def number_of_port(port: int) -> int:
+    """The number behind a port."""
+    return port - FIRST_PORT
+
+
+def numbers_of(device: Device | None) -> frozenset[int]:
+    """Every number that ``device`` still needs."""
+    if device is None:
+        return frozenset()
+    ports = (device.port, *device.retired)
+    return frozenset({number_of(device.minor), *map(number_of_port, ports)})
 
 
 def claim_name(number: int) -> str:

@@ -179,6 +179,8 @@ def _refuse_topology(wish: Wish, clusters: Mapping[str, StorageCluster], node: S
         return f"is in StorageCluster {node.storage_cluster}"
     if node.meta.deleting or cluster is None or cluster.meta.deleting:
         return "is leaving its StorageCluster"
+    if node.is_leaving:
+        return "is being emptied (spec.evacuate or spec.lost)"
     if node.pool(wish.pool) is None:
         return f"has no pool {wish.pool}"
     if wish.requisite and name not in wish.requisite:

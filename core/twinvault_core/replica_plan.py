@@ -175,6 +175,9 @@ def _plan_deletion(
             f"volume {replica.volume} is in use on node {replica.node}; its data is erased as soon"
             " as the pods that use it are gone",
         )
+    if replica.keep_data:
+        text = "the data is kept; it is told among the orphans of this node"
+        return ReplicaPlan(ReplicaAction.RELEASE, deleting, "Kept", text)
     # Without an image too: an erasing that was cut short left files that are no image any more.
     return ReplicaPlan(ReplicaAction.ERASE, deleting, "Erasing", "erasing the data")
 

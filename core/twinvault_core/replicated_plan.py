@@ -6,7 +6,7 @@ alone, and what stands in a spec may be old.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .actions import (
@@ -43,7 +43,9 @@ def choose_role(record: ReplicationRecord | None, node: str) -> Role:
     return Role.PRIMARY if record is None or record.primary == node else Role.SECONDARY
 
 
-def choose_replication(view: VolumeView, volume: Volume, node: str) -> ReplicationSpec | None:
+def choose_replication(
+    view: VolumeView, volume: Volume, node: str, *, peer_leaves: bool = False
+) -> ReplicationSpec | None:
     """What the replica on ``node`` is told; None while an address is not known."""
     record, device = volume.record, volume.device
     peer = next((n for n in placed_nodes(volume) if n != node), "")
@@ -66,25 +68,41 @@ def choose_replication(view: VolumeView, volume: Volume, node: str) -> Replicati
         # The pair's plan writes these two; here they only must not get lost.
         verify_request=told.verify_request if told else "",
         resync_hold=told.resync_hold if told else "",
+        peer_leaves=peer_leaves and node == record.primary,
     )
 
 
-def plan_replica_specs(view: VolumeView, volume: Volume) -> tuple[Action, ...]:
-    """Bring role and replication block of both replicas up to date."""
+def plan_replica_specs(
+    view: VolumeView, volume: Volume, *, peer_leaves: bool = False
+) -> tuple[Action, ...]:
+    """Bring role and replication block of the replicas up to date.
+
+    ``peer_leaves``: the primary's agent is to take the other one out of the record.
+    """
     steps: list[Action] = []
-    for replica in view.own_replicas():
-        wanted = choose_replication(view, volume, replica.node)
-        if wanted is None or replica.meta.deleting or replica.node not in placed_nodes(volume):
+    for replica in view.member_replicas():
+        if replica.meta.deleting:
             continue
         patch: dict[str, Any] = {}
         role = choose_role(volume.record, replica.node)
         if replica.role is not role:
             patch["role"] = role.value
-        if replica.replication != wanted:
-            patch["replication"] = wanted.to_dict()
+        patch |= _plan_block(view, volume, replica, peer_leaves)
         if patch:
             steps.append(PatchObject(VOLUME_REPLICA, replica.meta, {"spec": patch}))
     return tuple(steps)
+
+
+def _plan_block(
+    view: VolumeView, volume: Volume, replica: VolumeReplica, peer_leaves: bool
+) -> dict[str, Any]:
+    """The replication block if it is not as it should be. A volume with one replica has none."""
+    if len(placed_nodes(volume)) < 2:
+        return {} if replica.replication is None else {"replication": None}
+    wanted = choose_replication(view, volume, replica.node, peer_leaves=peer_leaves)
+    if wanted is None or replica.replication == wanted:
+        return {}
+    return {"replication": wanted.to_dict()}
 
 
 def may_be_made(volume: Volume, node: str) -> bool:
@@ -115,7 +133,10 @@ def plan_move(view: VolumeView, volume: Volume, *, now: str) -> Move:
     """
     evidence = VolumeEvidence(volume, view.own_replicas())
     forced = plan_force(evidence, view.nodes, snapshot=view.rescue, now=now)
-    step = forced if forced is not None else plan_switchover(evidence, view.nodes)
+    step = forced
+    if step is None:
+        away = replace(volume, published_to=_choose_target(view, volume))
+        step = plan_switchover(replace(evidence, volume=away), view.nodes)
     if step is None:
         return Move()
     if isinstance(step, Wait):
@@ -142,6 +163,14 @@ def _describe_wait(volume: Volume, wait: Wait, is_forced: bool) -> str:
     return f"moving it from {record.primary} to {volume.published_to[0]} waits: {wait.message}"
 
 
+def _choose_target(view: VolumeView, volume: Volume) -> tuple[str, ...]:
+    """Where the primary is wanted: with the pod; without one not on a node that is to be empty."""
+    record = volume.record
+    if volume.published_to or record is None or record.primary not in view.leaving:
+        return volume.published_to
+    return tuple(n for n in placed_nodes(volume) if n not in view.leaving)[:1]
+
+
 def rescue_name(volume: Volume) -> str:
     """Name of the Snapshot that is taken before a forced promotion; one for each epoch."""
     epoch = volume.record.epoch if volume.record is not None else 0
@@ -160,14 +189,17 @@ def _plan_rescue(volume: Volume) -> tuple[Action, ...]:
 def _choose_first_sync(
     view: VolumeView, volume: Volume, record: ReplicationRecord, node: str
 ) -> FirstSync:
-    """How two new replicas become equal; said to the primary alone, and only until they are.
+    """How two replicas become equal at first; said to the primary alone, and only until they are.
 
     Skip needs proof: both agents see the link up, new metadata, and not one allocated extent.
     """
     mine = _replica(view, node)
     told = mine.replication.first_sync if mine and mine.replication else FirstSync.NONE
-    if node != record.primary or volume.status_size_bytes or record.in_sync != {node}:
+    if node != record.primary or record.in_sync != {node}:
         return FirstSync.NONE
+    if volume.status_size_bytes:
+        joins = mine is not None and mine.replication is None
+        return FirstSync.KEEP if joins or told is FirstSync.KEEP else FirstSync.NONE
     own = view.own_replicas()
     reports = [r.replication_status for r in own if r.state is ReplicaState.READY]
     if len(reports) < len(placed_nodes(volume)):

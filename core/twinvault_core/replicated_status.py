@@ -27,7 +27,7 @@ PERCENT_STEP = 5
 
 def is_replicated(volume: Volume) -> bool:
     """Whether it has a second replica, made or decided on."""
-    return bool(volume.replication_pair) and len(placed_nodes(volume)) > 1
+    return len(placed_nodes(volume)) > 1
 
 
 def is_in_sync(volume: Volume) -> bool:
@@ -59,7 +59,7 @@ def judge_replicated(
 
 def _is_complete(view: VolumeView, volume: Volume) -> bool:
     """Ready for the first time: both replicas made, and equal."""
-    own = view.own_replicas()
+    own = view.member_replicas()
     return (
         is_in_sync(volume)
         and len(own) == len(placed_nodes(volume))
@@ -71,7 +71,7 @@ def _is_complete(view: VolumeView, volume: Volume) -> bool:
 
 
 def _judge_new(view: VolumeView, volume: Volume, record: ReplicationRecord) -> VolumeState:
-    own = view.own_replicas()
+    own = view.member_replicas()
     failed = next((r for r in own if r.state is ReplicaState.FAILED), None)
     if failed is not None:
         return broken(Phase.FAILED, reasons.REPLICA_FAILED, _failed(failed), progressing=True)
@@ -120,7 +120,7 @@ def _describe_first_sync(view: VolumeView, record: ReplicationRecord) -> str:
 def _find_stop(view: VolumeView, record: ReplicationRecord) -> VolumeState | None:
     """Why nothing can be written now, if so."""
     primary = _replica(view, record.primary)
-    others = [r for r in view.own_replicas() if r.node in record.in_sync and not r.meta.deleting]
+    others = [r for r in view.member_replicas() if r.node in record.in_sync and not r.meta.deleting]
     if primary is None and not others:
         text = (
             "no replica that holds every write is left: restore a snapshot into a new volume, or"
@@ -173,7 +173,7 @@ def _judge_serving(
     if growth is not None:
         stuck = Condition(PROGRESSING, False, growth.refused, growth.message)
         return VolumeState(phase, ready, stuck, degraded)
-    if any(r.status_size_bytes < volume.size_bytes for r in view.own_replicas()):
+    if any(r.status_size_bytes < volume.size_bytes for r in view.member_replicas()):
         text = f"growing to {format_bytes(volume.size_bytes)}"
         busy = Condition(PROGRESSING, True, reasons.EXPANDING, text)
         phase = phase if degraded.status else Phase.EXPANDING
@@ -199,7 +199,7 @@ def _find_weakness(
     view: VolumeView, volume: Volume, record: ReplicationRecord
 ) -> tuple[str, str] | None:
     """(reason, sentence) of the first thing that takes away the redundancy."""
-    own = view.own_replicas()
+    own = view.member_replicas()
     if any(r.replication_status is not None and r.replication_status.diverged for r in own):
         return reasons.DIVERGED, (
             "both replicas hold writes that the other lacks; nothing is discarded. Compare the"
@@ -286,4 +286,4 @@ def _failed(replica: VolumeReplica) -> str:
 
 
 def _replica(view: VolumeView, node: str) -> VolumeReplica | None:
-    return next((r for r in view.own_replicas() if r.node == node), None)
+    return next((r for r in view.member_replicas() if r.node == node), None)

@@ -11,15 +11,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .model.replication import ReplicationRecord
+from .replication_hold import (
+    connect_or_wait,
+    go_on_alone,
+    is_lifeline,
+    let_go,
+    peer_holds_on,
+    wait_for_peer,
+    without_record,
+)
+from .replication_leave import decide_leave
 from .replication_record import (
     Made,
     RecordRefusal,
     add_in_sync,
     drop_peer,
-    fence_peer,
     leave_in_sync,
 )
-from .replication_state import Disk, DrbdRole, DrbdState
+from .replication_start import decide_start, is_member
+from .replication_state import Disk, DrbdState
 from .replication_sync import begin_verify, choose_first_sync, hold_resync, release_resync
 from .replication_view import Applied, ReplicationView, Step, StepKind
 from .sizing import format_bytes
@@ -33,11 +43,11 @@ Rule = Callable[[ReplicationView, ReplicationRecord, DrbdState], Step | None]
 def decide_replication_step(view: ReplicationView) -> Step:
     """The next step, with its reason. Never raises, never answers nothing."""
     if view.spec is None or view.deleting:
-        return _leave(view)
+        return decide_leave(view)
     if view.drbd is None:
-        return _start(view)
+        return decide_start(view)
     if view.record is None:
-        return _without_record(view, view.drbd)
+        return without_record(view, view.drbd)
     for rule in RULES:
         step = rule(view, view.record, view.drbd)
         if step is not None:
@@ -45,122 +55,37 @@ def decide_replication_step(view: ReplicationView) -> Step:
     return Step(StepKind.NOTHING, "InSync", "both replicas hold every write", well=True)
 
 
-def _leave(view: ReplicationView) -> Step:
-    """The volume or this replica goes. Its data is erased by others, once the resource is down.
+# -- who is the other one? -----------------------------------------------------------------------
 
-    A secondary never goes from under a primary that counts on it: a graceful disconnect does not
-    freeze the primary, which would then write alone while the record has both in sync.
+
+def _members(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """What the kernel says of its peer counts only when that is the peer which the record means.
+
+    1. The operator has replaced B by C in the record.
+    2. The kernel here is still connected to B, both UpToDate.
+    3. Taken for C's, that would put C in sync, or make C the one that serves.
     """
-    drbd, record = view.drbd, view.record
-    if drbd is None:
-        return Step(StepKind.NOTHING, "Down", "no resource is left here", well=True)
-    if view.use:
-        text = "being removed, but still used here: its pods must end first"
-        return Step(StepKind.NOTHING, "InUse", text)
-    counted_on = record is not None and record.primary != view.node and view.node in record.in_sync
-    if counted_on and drbd.connected and drbd.peer_role is DrbdRole.PRIMARY:
-        text = "the primary must first say that this replica is not in sync any more"
-        return Step(StepKind.NOTHING, "CountedOn", text)
-    if drbd.primary and view.is_frozen:
-        text = "nobody uses it; what is frozen ends in errors, as a frozen primary is not demoted"
-        return Step(StepKind.GIVE_UP_FROZEN_IO, "Removed", text)
-    if drbd.primary:
-        return Step(StepKind.DEMOTE, "Removed", "nobody uses it; it is being removed")
-    return Step(StepKind.DOWN, "Removed", "it is being removed")
-
-
-def _start(view: ReplicationView) -> Step:
-    if not view.image_ready:
-        text = "the pool or the image is not ready; see kubectl describe storagenode " + view.node
-        return Step(StepKind.NOTHING, "ImageNotReady", text)
-    if not view.disk_failed and not view.detached:
-        return Step(StepKind.UP, "NotUp", "attaching the replica")
-    return _start_after_detach(view)
-
-
-def _start_after_detach(view: ReplicationView) -> Step:
-    """The image was detached under a living resource: it may lack writes since.
-
-    Its metadata does not know that, and neither may the record yet:
-    1. Frozen I/O is given up here, just as the link comes back.
-    2. The new primary's agent still sees both disks UpToDate and adds this replica.
-    3. The detach of step 1 is done; the new primary writes alone, and nothing freezes for that.
-    4. Both nodes restart before the new primary's agent has taken this replica out again.
-    """
-    record = view.record
-    if record is None:
-        text = "the image was detached before; the API server must say who holds every write"
-        return Step(StepKind.NOTHING, "ApiUnreachable", text)
-    if view.node not in record.in_sync:
-        text = "the image was detached before; what it misses is copied from the other replica"
-        return Step(StepKind.UP, "Detached", text, fresh=view.disk_failed)
-    if view.peer in record.in_sync:
-        text = "the image was detached before; starting without it until the record says so too"
-        return Step(StepKind.UP, "Detached", text, diskless=True)
-    text = "the image was detached before, but it alone holds every write: attaching it as it is"
-    return Step(StepKind.UP, "Detached", text)
-
-
-def _without_record(view: ReplicationView, drbd: DrbdState) -> Step:
-    """R3: without the API nothing is promoted, resumed or given up."""
-    if view.is_frozen:
+    if not is_member(record, view.node):
+        text = "another node has this replica's place; it is taken down when its object says so"
+        return Step(StepKind.NOTHING, "Replaced", text)
+    if view.stale and record.primary != view.node and view.node not in record.in_sync:
+        text = "the kernel still has an earlier replica of this node: it goes, all is copied anew"
+        return Step(StepKind.DOWN, "Stale", text)
+    if not is_member(record, view.peer):
+        text = f"{view.peer} has no replica any more; waiting to be told who has"
+        return Step(StepKind.NOTHING, "PeerReplaced", text)
+    if not view.other_peer:
+        return None
+    if drbd.connected and is_lifeline(drbd):
         text = (
-            "I/O is frozen: the other replica is lost and the API server cannot be asked whether"
-            " to go on alone. It goes on when either comes back"
+            "the disk here is not good and the pod works through the replica that was replaced:"
+            " repair the disk, or end the pod and restore a snapshot"
         )
-        return Step(StepKind.NOTHING, "FrozenApiUnreachable", text)
-    if drbd.held and not view.hold:
-        return Step(StepKind.RELEASE_SYNC, "HoldOver", "nobody says any more that it must wait")
-    text = "the API server does not answer; the replica stays as it is"
-    return Step(StepKind.NOTHING, "ApiUnreachable", text, well=drbd.in_sync)
-
-
-# -- the record names the other one --------------------------------------------------------------
-
-
-def _let_go(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
-    """The volume moved on. Frozen I/O ends in errors, then its users, then the role."""
-    if record.primary == view.node:
-        return None
-    since = f"{record.primary} is primary since epoch {record.epoch}"
-    if drbd.primary and view.is_frozen:
-        text = f"{since}: frozen I/O here ends in errors, so that it is never acknowledged late"
-        return Step(StepKind.GIVE_UP_FROZEN_IO, "Superseded", text)
-    if view.use.pods:
-        return Step(StepKind.END_PODS, "Superseded", f"{since}: ending the pods here")
-    if view.use.staged:
-        return Step(StepKind.UNMOUNT, "Superseded", f"{since}: unmounting it here")
-    if drbd.primary:
-        return Step(StepKind.DEMOTE, "Superseded", f"{since}: letting go of it here")
-    return None
-
-
-# -- frozen, and the record names us -------------------------------------------------------------
-
-
-def _go_on_alone(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
-    """Finish the kernel's question; also when the peer left without the kernel freezing."""
-    if record.primary != view.node:
-        return None
-    unsaid = drbd.primary and not drbd.connected and view.peer in record.in_sync
-    if not view.is_frozen and not unsaid:
-        return None
-    if drbd.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
-        text = (
-            f"I/O is frozen: the disk here is {drbd.disk.value} and the other replica is not"
-            " reached; it goes on when the link is back, or at the other node"
-        )
-        return Step(_connect_or_wait(drbd), "FrozenNoData", text)
-    wanted = fence_peer(record, view.node)
-    if isinstance(wanted, RecordRefusal):
-        return Step(_connect_or_wait(drbd), wanted.rule, f"I/O is frozen: {wanted.message}")
-    text = "the other replica is lost: going on alone once the record says so"
-    return Step(StepKind.FENCE_THEN_RESUME, "PeerLost", text, write=wanted)
-
-
-def _connect_or_wait(drbd: DrbdState) -> StepKind:
-    """Only the link can help; nothing makes it while the kernel stands alone."""
-    return StepKind.CONNECT if drbd.standalone else StepKind.NOTHING
+        return Step(StepKind.NOTHING, "PeerReplaced", text)
+    if peer_holds_on(drbd):
+        return wait_for_peer(drbd)
+    text = f"leaving the former replica for the one on {view.peer}"
+    return Step(StepKind.ADJUST, "PeerReplaced", text)
 
 
 def _write(kind: StepKind, reason: str, message: str, made: Made) -> Step:
@@ -210,7 +135,7 @@ def _own_disk(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState)
 
 def _out_of_record(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step:
     # Connected without a disk this side says so, and the primary's agent can act on it.
-    kind = _connect_or_wait(drbd)
+    kind = connect_or_wait(drbd)
     if record.primary != view.node and record.in_sync != {view.node}:
         text = "the disk here failed; the primary's agent takes it out of the record first"
         return Step(kind, "DiskFailed", text)
@@ -243,7 +168,7 @@ def _configuration(
         return None
     if view.applied is Applied.SETTINGS or not drbd.connected:
         return Step(StepKind.ADJUST, "SpecChanged", "applying the changed settings")
-    if _is_lifeline(drbd) or (record.primary == view.node and view.node not in record.in_sync):
+    if is_lifeline(drbd) or (record.primary == view.node and view.node not in record.in_sync):
         return None  # it waits until both are equal
     return _cut_first(view, record, "SpecChanged", "the address changed") or Step(
         StepKind.ADJUST, "SpecChanged", "connecting by the changed address"
@@ -266,12 +191,6 @@ def _cut_first(
         text = f"{why}: the primary's agent marks this replica first"
         return Step(StepKind.NOTHING, reason, text)
     return None
-
-
-def _is_lifeline(drbd: DrbdState) -> bool:
-    """A primary without good data of its own works through the other's: the link must stay."""
-    peer_needs = drbd.peer_role is DrbdRole.PRIMARY and drbd.peer_disk is not Disk.UP_TO_DATE
-    return peer_needs or (drbd.primary and drbd.disk is not Disk.UP_TO_DATE)
 
 
 def _tidy(view: ReplicationView, _record: ReplicationRecord, drbd: DrbdState) -> Step | None:
@@ -297,6 +216,17 @@ def _link(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> 
     return Step(StepKind.CONNECT_AS_TARGET, "Behind", text, snapshot=not view.snapshotted)
 
 
+def _peer_leaves(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+    """The other replica is to be replaced or removed: first the record stops counting on it."""
+    if view.spec is None or not view.spec.peer_leaves or record.primary != view.node:
+        return None
+    if view.peer not in record.in_sync or drbd.disk is not Disk.UP_TO_DATE or drbd.syncing:
+        return None
+    text = f"the replica on {view.peer} leaves: it is not counted on any more"
+    made = drop_peer(record, view.node, view.peer)
+    return _write(StepKind.DROP_FROM_SYNC, "PeerLeaves", text, made)
+
+
 def _peer_not_equal(
     view: ReplicationView, record: ReplicationRecord, drbd: DrbdState
 ) -> Step | None:
@@ -318,7 +248,7 @@ def _peer_not_equal(
 def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
     """A resync is watched; one that stands still is cut and begun anew, by the primary's side."""
     mine = record.primary == view.node
-    lifeline = _is_lifeline(drbd)
+    lifeline = is_lifeline(drbd)
     found = view.different_bytes and view.node in record.in_sync and not lifeline
     if found and mine and not drbd.syncing:
         text = f"{format_bytes(view.different_bytes)} differ: reconnecting copies them"
@@ -349,6 +279,8 @@ def _add(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> S
     missing = sorted({view.node, view.peer} - record.in_sync)
     if record.primary != view.node or not missing or not drbd.in_sync or view.disk_failed:
         return None
+    if view.spec is not None and view.spec.peer_leaves and missing == [view.peer]:
+        return None
     text = f"{missing[0]} holds every write again"
     made = add_in_sync(record, view.node, missing[0])
     return _write(StepKind.ADD_IN_SYNC, "Equal", text, made)
@@ -365,10 +297,12 @@ def _what_is_left(view: ReplicationView, record: ReplicationRecord, drbd: DrbdSt
 
 
 RULES: tuple[Rule, ...] = (
-    _let_go,
-    _go_on_alone,
+    let_go,
+    go_on_alone,
+    _members,
     _diverged,
     _own_disk,
+    _peer_leaves,
     _configuration,
     _tidy,
     hold_resync,

@@ -22,7 +22,7 @@ With a serial, step 3 writes, and step 5 finds that the record has moved.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,6 +49,8 @@ class Cause(StrEnum):
     SWITCH_OVER = "SwitchOver"
     FORCE = "Force"
     """A person gives up the writes that the new primary does not hold."""
+    MEMBERS = "Members"
+    """Another set of nodes holds replicas; who may write and who is in sync stays as it is."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class RecordChange:
 Made = ReplicationRecord | RecordRefusal
 
 
-def start_record(primary: str) -> ReplicationRecord:
+def start_record(primary: str, nodes: Iterable[str] = ()) -> ReplicationRecord:
     """The first record of a volume: its only content is the primary's."""
-    return ReplicationRecord(1, primary, frozenset({primary}), 1)
+    return ReplicationRecord(1, primary, frozenset({primary}), 1, frozenset(nodes))
 
 
 def promote(record: ReplicationRecord, by: str) -> Made:
@@ -137,6 +139,19 @@ def force_primary(record: ReplicationRecord, wanted: ForcePrimary, volume_name: 
     )
 
 
+def change_members(record: ReplicationRecord, nodes: Iterable[str]) -> Made:
+    """A replica joins, leaves, or is replaced. Who leaves is not counted on any more, who joins is
+    not counted on yet; ``nodes`` are stored in the same write, as ``status.placement.nodes``.
+
+    One who left stays out whatever arrives late:
+    1. A's agent has read the record, seen B UpToDate, and sent "B is in sync".
+    2. The operator replaces B by C.
+    3. The write of step 1 finds that the record has moved. A's agent, which may not know its new
+       peer yet, reads again: B is no member, so the rules refuse it.
+    """
+    return _change(Cause.MEMBERS, OPERATOR, record, nodes=frozenset(nodes))
+
+
 def _change(
     cause: Cause,
     by: str,
@@ -144,6 +159,7 @@ def _change(
     *,
     primary: str | None = None,
     in_sync: frozenset[str] | None = None,
+    nodes: frozenset[str] | None = None,
     epoch: int = 0,
     confirmed: bool = False,
 ) -> Made:
@@ -152,6 +168,7 @@ def _change(
         primary=before.primary if primary is None else primary,
         in_sync=before.in_sync if in_sync is None else in_sync,
         serial=before.serial + 1,
+        nodes=before.nodes if nodes is None else nodes,
     )
     return check_change(RecordChange(cause, by, before, after, confirmed)) or after
 
@@ -222,6 +239,27 @@ def _someone_stays(change: RecordChange) -> str:
     return f"{change.before.primary} alone holds every write: its disk must come back"
 
 
+def _only_members(change: RecordChange) -> str:
+    """Nobody is counted on, or writes, who holds no replica. Empty: members are not known."""
+    after = change.after
+    strangers = after.nodes and (after.in_sync | {after.primary}) - after.nodes
+    if strangers:
+        return f"{', '.join(sorted(strangers))} holds no replica of this volume (any more)"
+    return ""
+
+
+def _members_change_alone(change: RecordChange) -> str:
+    """By the operator, with nothing else, while the primary itself holds every write."""
+    before, after = change.before, change.after
+    if change.cause is not Cause.MEMBERS:
+        return "" if after.nodes == before.nodes else "only the operator changes who has a replica"
+    if change.by != OPERATOR:
+        return "only the operator changes who has a replica"
+    if before.primary not in before.in_sync:
+        return _misses(before.primary, before)
+    return "" if after.in_sync == before.in_sync else "who joins or leaves is not in sync"
+
+
 def _typed_out(change: RecordChange) -> str:
     if change.cause is not Cause.FORCE or change.confirmed:
         return ""
@@ -243,4 +281,6 @@ RULES: dict[str, Callable[[RecordChange], str]] = {
     "SomeoneStays": _someone_stays,
     "DropsAnother": _drops_another,
     "TypedOut": _typed_out,
+    "OnlyMembers": _only_members,
+    "MembersAlone": _members_change_alone,
 }

@@ -51,6 +51,9 @@ class ReplicationView:
     ``different_bytes``: what a verify found and no resync has repaired since.
     ``hold``: the operator wants a resync to wait for its turn, and has said so lately.
     ``verify``: a comparison was asked for, has not ended, and does not run.
+    ``stale``: image and metadata are of an earlier replica on this node, or nobody remembers.
+    ``other_peer``: the kernel was told of another replica than ``spec`` names, by its port: each
+    set of replicas has a port of its own.
     """
 
     volume: str
@@ -73,6 +76,8 @@ class ReplicationView:
     different_bytes: int = 0
     hold: bool = False
     verify: bool = False
+    stale: bool = False
+    other_peer: bool = False
 
     @property
     def peer(self) -> str:
@@ -96,8 +101,8 @@ class StepKind(StrEnum):
 
     UP = "Up"
     """Configure the resource and attach the image; the link is made by a later step. ``fresh``:
-    with new metadata; ``diskless``: do not attach. When attached, ``disk_failed`` and ``detached``
-    are over."""
+    with new metadata; ``diskless``: do not attach; ``whole``: the image has content, and metadata
+    that must be made says so. When attached, ``disk_failed`` and ``detached`` are over."""
     CONNECT = "Connect"
     CONNECT_AS_TARGET = "ConnectAsTarget"
     """Clone the own image first (``snapshot``), then connect; ``discard``: give up own writes."""
@@ -139,6 +144,8 @@ class StepKind(StrEnum):
     """Compare both replicas from the first block on."""
     ADJUST = "Adjust"
     """Apply the spec; an address change disconnects and connects."""
+    DISCONNECT = "Disconnect"
+    """Leave the peer for good, below a mounted filesystem: the volume has one replica now."""
     HOLD = "Hold"
     """Stay disconnected; with ``snapshot`` clone the own image. A person must choose."""
     DOWN = "Down"
@@ -161,4 +168,5 @@ class Step:
     discard: bool = False
     fresh: bool = False
     diskless: bool = False
+    whole: bool = False
     well: bool = False

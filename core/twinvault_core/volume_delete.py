@@ -48,8 +48,9 @@ def plan_delete(view: VolumeView, volume: Volume, *, now: str) -> Plan:
 
 
 def is_given_up(view: VolumeView, replica: VolumeReplica) -> bool:
-    """A person named the node, and the node is silent indeed."""
-    return bool(replica.give_up) and replica.give_up == replica.node and replica.node in view.lost
+    """A person named the node, here or in its StorageNode, and the node is silent indeed."""
+    named = replica.give_up == replica.node or replica.node in view.gone
+    return named and replica.node in view.lost
 
 
 def plan_give_up(view: VolumeView, replica: VolumeReplica) -> tuple[Action, ...]:

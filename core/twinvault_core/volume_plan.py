@@ -30,9 +30,10 @@ from .actions import (
     plan_finalizer,
 )
 from .ids import replica_name
+from .member_plan import Change, find_change, plan_former_replicas, plan_labels, plan_members
 from .model import Meta, ReplicaState, Volume, VolumeReplica
 from .names import FINALIZER_REPLICA, FINALIZER_VOLUME
-from .numbers import MOST_NUMBERS, device_of
+from .numbers import MOST_NUMBERS, device_of, numbers_of
 from .pair_placement import PairChoice, choose_pair_nodes
 from .placement import Choice, Refusal, Wish, candidate_available_bytes, choose_node
 from .replicated_plan import (
@@ -56,7 +57,7 @@ from .volume_view import VolumeView, placed_nodes
 def plan_volume(view: VolumeView, *, now: str) -> Plan:
     """The next steps for ``view``; ``now`` (RFC 3339) dates changed conditions."""
     volume = view.volume
-    left_over = _plan_left_over(view)
+    left_over = (*_plan_left_over(view), *plan_labels(view))
     if volume is None:
         return Plan(left_over)
     if volume.meta.deleting:
@@ -162,11 +163,14 @@ def _starts_from_source(view: VolumeView, volume: Volume, node: str) -> bool:
 
 def _plan_placed(view: VolumeView, volume: Volume, first: tuple[Action, ...], *, now: str) -> Plan:
     """Make the replicas that were decided on, or grow them, and report."""
-    own = view.own_replicas()
-    move = Move()
-    if is_replicated(volume):
-        move = plan_move(view, volume, now=now)
-        first = (*first, *move.actions, *plan_replica_specs(view, volume))
+    own = view.member_replicas()
+    members = plan_members(view, volume)
+    first = (*first, *members.actions, *plan_former_replicas(view, volume))
+    if members.decided:
+        return Plan(first)
+    move = plan_move(view, volume, now=now) if is_replicated(volume) else Move()
+    specs = plan_replica_specs(view, volume, peer_leaves=members.peer_leaves)
+    first = (*first, *move.actions, *specs)
     missing = [node for node in placed_nodes(volume) if node not in {r.node for r in own}]
     if missing:
         return _plan_missing(view, volume, missing, first, moving=move.waits, now=now)
@@ -178,8 +182,10 @@ def _plan_placed(view: VolumeView, volume: Volume, first: tuple[Action, ...], *,
         if growth.wanted and refused is None
     )
     leaving = tuple(step for r in own for step in plan_leave(view, volume, r))
-    report = plan_report(view, volume, growth=refused, moving=move.waits, now=now)
-    return Plan((*first, *steps, *leaving, *report), waits=refused is not None)
+    waits = move.waits or members.waits
+    report = plan_report(view, volume, growth=refused, moving=waits, now=now)
+    stuck = refused is not None or bool(members.waits)
+    return Plan((*first, *steps, *leaving, *report), waits=stuck)
 
 
 def _plan_missing(
@@ -205,7 +211,9 @@ def _plan_missing(
             continue
         name = replica_name(volume.meta.name, node)
         unaddressed = replicated and choose_replication(view, volume, node) is None
-        if unaddressed or any(r.meta.name == name for r in view.replicas):
+        # Of a node that took another's place only its StorageNode tells the site.
+        unknown = bool(volume.status_size_bytes) and view.candidate(node) is None
+        if unaddressed or unknown or any(r.meta.name == name for r in view.replicas):
             waits = True
             continue
         cluster = _placed_cluster(view, volume, node)
@@ -272,11 +280,12 @@ def _plan_claims(view: VolumeView) -> tuple[Action, ...]:
     """
     volume = view.volume
     steps: list[Action] = []
+    device = volume.device if volume is not None else None
+    changing = volume is not None and find_change(volume, view.leaving) is not Change.NONE
+    needed = numbers_of(device) | view.former_numbers()
     for claim in view.claims:
         own = volume is not None and claim.volume_uid == volume.meta.uid
-        device = volume.device if volume is not None else None
-        undecided = device is None or device == device_of(claim.number)
-        if not (own and undecided):
+        if not own or (device is not None and not changing and claim.number not in needed):
             steps += [CheckUnused(VOLUME, claim), ReleaseNumber(VOLUME, claim)]
     return tuple(steps)
 

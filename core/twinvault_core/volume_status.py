@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from . import reasons
@@ -47,11 +48,15 @@ def plan_report(
     """Write the status if it differs from what is there, and tell what changed.
 
     ``choices``, ``record`` and ``device`` are what was decided just now, all in one write.
+    ``moving``: what a move that was asked for waits for.
     """
     if refusal is None and is_replicated(volume):
         state = judge_replicated(view, volume, growth, moving, now=now)
     else:
         state = _judge(view, volume, refusal, growth)
+        if moving and state.ready.status:
+            busy = Condition(PROGRESSING, True, reasons.MOVING, moving)
+            state = replace(state, progressing=busy)
     conditions = [
         *_placed(volume, choices, refusal),
         state.ready,
@@ -81,7 +86,7 @@ def _judge(
         message = refusal.message
         final = refusal.reason not in reasons.PLACEMENT_MAY_PASS
         return broken(Phase.PENDING, reasons.NOT_PLACED, message, progressing=not final)
-    own = view.own_replicas()
+    own = view.member_replicas()
     if volume.status_size_bytes and (not own or any(r.meta.deleting for r in own)):
         return broken(Phase.FAILED, reasons.REPLICA_LOST, _lost_message(own))
     failed = next((r for r in own if r.state is ReplicaState.FAILED), None)
@@ -180,7 +185,7 @@ def _replicas(
             "state": (r.state or ReplicaState.PENDING).value,
             "message": r.message,
         }
-        for r in view.own_replicas()
+        for r in view.member_replicas()
     }
     for choice in choices:
         entries.setdefault(choice.node, _awaited(choice.node, choice.storage_cluster, volume.pool))
@@ -206,7 +211,7 @@ def _sizes(view: VolumeView, volume: Volume) -> dict[str, Any]:
     """sizeBytes once a replica is there, usedBytes when it moved enough to be worth a write."""
     made = [
         r
-        for r in view.own_replicas()
+        for r in view.member_replicas()
         if r.state in (ReplicaState.READY, ReplicaState.EXPANDING) and r.status_size_bytes
     ]
     if not made or _is_unequal(volume, len(made)):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .failover_view import NodeEvidence
 from .model import ReplicationPair, StorageCluster, Volume, VolumeReplica
-from .numbers import Claim
+from .numbers import Claim, number_of_port
 from .placement import Candidate
 from .source_check import SourceView
 
@@ -23,6 +23,10 @@ class VolumeView:
     ``free_number`` the next one that nobody has, ``failover`` why the loss of its primary was not
     answered yet, ``nodes`` what was watched of its nodes, ``rescue`` the name of a Snapshot that
     was taken for a forced promotion and is ready.
+
+    ``leaving``: of the nodes that hold it, those that a person wants to be empty (evacuate, or lost
+    for good); ``gone``: those that a person said will never come back. ``labelled``: Kubernetes
+    nodes that say that they got a replica of this volume later.
     """
 
     name: str
@@ -40,6 +44,9 @@ class VolumeView:
     failover: str = ""
     nodes: Mapping[str, NodeEvidence] = field(default_factory=dict)
     rescue: str = ""
+    leaving: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+    labelled: frozenset[str] = frozenset()
 
     def own_replicas(self) -> tuple[VolumeReplica, ...]:
         """Replicas of this very Volume, not of an earlier one of the same name."""
@@ -47,6 +54,18 @@ class VolumeView:
             return ()
         uid = self.volume.meta.uid
         return tuple(r for r in self.replicas if r.volume_uid == uid)
+
+    def member_replicas(self) -> tuple[VolumeReplica, ...]:
+        """Own replicas that count: not those whose place another node has taken."""
+        own = self.own_replicas()
+        nodes = placed_nodes(self.volume) if self.volume is not None else ()
+        return tuple(r for r in own if r.node in nodes) if nodes else own
+
+    def former_numbers(self) -> frozenset[int]:
+        """Numbers of ports at which replicas that are no members any more may still look."""
+        members = {r.meta.name for r in self.member_replicas()}
+        specs = (r.replication for r in self.own_replicas() if r.meta.name not in members)
+        return frozenset(number_of_port(spec.port) for spec in specs if spec is not None)
 
     def foreign_replicas(self) -> tuple[VolumeReplica, ...]:
         """Replicas whose Volume is gone."""

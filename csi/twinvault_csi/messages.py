@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from twinvault_core.model import Snapshot, Source, Volume, VolumeMode
 
 from .pb import csi_pb2
-from .topology import to_topology
+from .topology import to_later_homes, to_topology
 
 CONTEXT_FS_TYPE = "fsType"
 """Key of the volume context: the filesystem that the volume has or will get."""
@@ -45,7 +45,10 @@ def to_volume(volume: Volume) -> csi_pb2.Volume:
         capacity_bytes=volume.status_size_bytes or volume.size_bytes,
         volume_context=context,
         content_source=to_source(volume.source),
-        accessible_topology=[to_topology(node) for node in homes_of(volume)],
+        accessible_topology=[
+            *(to_topology(node) for node in homes_of(volume)),
+            to_later_homes(volume.meta.name),
+        ],
     )
 
 

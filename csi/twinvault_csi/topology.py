@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from twinvault_core.errors import InvalidError, NoSpaceError
-from twinvault_core.names import TOPOLOGY_CLUSTER, TOPOLOGY_NODE
+from twinvault_core.names import (
+    LABEL_REPLICA_PREFIX,
+    LABEL_REPLICA_VALUE,
+    TOPOLOGY_CLUSTER,
+    TOPOLOGY_NODE,
+)
 
 from .pb import csi_pb2
 
@@ -19,6 +24,11 @@ Clusters = Mapping[str, str]
 def to_topology(node: str) -> csi_pb2.Topology:
     """Where a replica on ``node`` can be used."""
     return csi_pb2.Topology(segments={TOPOLOGY_NODE: node})
+
+
+def to_later_homes(volume: str) -> csi_pb2.Topology:
+    """Nodes that get a replica after the PersistentVolume, which never changes, was written."""
+    return csi_pb2.Topology(segments={LABEL_REPLICA_PREFIX + volume: LABEL_REPLICA_VALUE})
 
 
 def find_nodes(topology: csi_pb2.Topology, clusters: Clusters) -> list[str]:

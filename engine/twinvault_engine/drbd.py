@@ -6,6 +6,7 @@ names a resource goes to drbdsetup, which is quicker and has no deadlines of its
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,22 @@ def make_metadata(handle: Handle, device: str) -> None:
     old = ("v08", device, "flex-external", "create-md")
     argv = ["drbdmeta", "--force", str(handle.minor), *(kind if handle.newer else old)]
     _run(f"making the metadata of {handle.volume_id}", argv, LONG_SECONDS)
+
+
+def declare_whole(handle: Handle, device: str) -> None:
+    """Let metadata that was just made say that the image is whole and up to date, in a generation
+    of its own. For an image that was in use without DRBD, before it is attached.
+
+    Generation, bitmap, two of history; then flags: consistent, up to date.
+    """
+    generation = secrets.randbits(64) & ~1 | 16
+    words = f"{generation:016X}:{0:016X}:{0:016X}:{0:016X}:1:1"
+    step("drbd declare whole")
+    kind = ("v09", device, "flex-external", "set-gi")
+    old = ("v08", device, "flex-external", "set-gi")
+    node = ("--node-id", str(handle.node_id)) if handle.newer else ()
+    argv = ["drbdmeta", "--force", str(handle.minor), *(kind if handle.newer else old)]
+    _run(f"marking {handle.volume_id} as whole", [*argv, *node, words], LONG_SECONDS)
 
 
 def apply_config(handle: Handle) -> None:

@@ -9,6 +9,7 @@ container may have another host name than its node.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -164,6 +165,14 @@ def render_resource(
         "# Written by twinvault's agent whenever it brings the volume up; changes are lost.\n"
         f'resource "{resource_name(volume_id)}" {{\n{body}}}\n'
     )
+
+
+_PORTS = re.compile(r"^  floating \S+ \S+:(\d+) \{", re.MULTILINE)
+
+
+def parse_ports(text: str) -> frozenset[int]:
+    """The ports in a resource file that ``render_resource`` made; one, unless it is damaged."""
+    return frozenset(int(port) for port in _PORTS.findall(text))
 
 
 def node_id(spec: ReplicationSpec) -> int:

@@ -25,8 +25,16 @@ from twinvault_core.replication_state import Disk, Resync
 
 from . import drbd, drbd_journal, drbd_kernel, durable, image, journal, loop
 from .attachment import observe_attachment
-from .drbd_config import check_spec, choose_metadata_bytes, render_resource, resource_name
+from .drbd_config import (
+    check_spec,
+    choose_metadata_bytes,
+    node_id,
+    parse_ports,
+    render_resource,
+    resource_name,
+)
 from .drbd_device import handle_of
+from .drbd_error import DrbdError
 from .drbd_journal import Metadata, ReplicaRecord
 from .drbd_kernel import HELPER_SOURCE, FenceHelper
 from .drbd_state import Resource
@@ -41,7 +49,8 @@ logger = logging.getLogger(__name__)
 class ReplicaFacts:
     """One node's half. ``resource`` is None while the kernel does not have it.
 
-    ``blank``: the metadata was never used and the image has not one byte of data.
+    ``blank``: the metadata was never used and the image has not one byte of data. ``ports``: of all
+    that the kernel may have been told last; more than one after a kill in the middle of it.
     """
 
     volume_id: str
@@ -50,6 +59,7 @@ class ReplicaFacts:
     blank: bool
     metadata_bytes: int
     resync: Resync | None = None
+    ports: frozenset[int] = frozenset()
 
 
 class Replicas:
@@ -67,10 +77,12 @@ class Replicas:
         spec: ReplicationSpec,
         *,
         diskless: bool = False,
+        whole: bool = False,
     ) -> ReplicaFacts:
         """Make and bring up our half. What is up already is only told of changed settings: whoever
         disconnected or detached it did so on purpose. ``diskless``: what is not up is made without
-        its disk and its connection.
+        its disk and its connection. ``whole``: metadata that is made now says that the image holds
+        good data, as the record does; a new replica is then filled from it.
 
         InUseError when it is staged without replication: it becomes replicated when it is not.
         """
@@ -79,7 +91,7 @@ class Replicas:
         version = drbd_kernel.ensure_module()
         record = self._ensure_record(directory, volume_id, spec)
         if record.metadata is Metadata.CREATING:
-            record = self._make_metadata(directory, record, version)
+            record = self._make_metadata(directory, record, version, whole=whole)
         self.ensure_helper()
         self._ensure_up(directory, record, version, diskless=diskless)
         return self.observe(pool, volume_id)
@@ -127,11 +139,14 @@ class Replicas:
             )
         if record.spec.minor != lasting.minor:
             self._take_down(directory, record)
+        _refuse_new_number(record, lasting)
         if record.spec != lasting:
             record = drbd_journal.save(directory, record, spec=lasting)
         return record
 
-    def _make_metadata(self, directory: Path, record: ReplicaRecord, version: str) -> ReplicaRecord:
+    def _make_metadata(
+        self, directory: Path, record: ReplicaRecord, version: str, *, whole: bool
+    ) -> ReplicaRecord:
         """Nothing ever ran on what a killed earlier call left: it is made anew."""
         path = directory / META_FILE
         left = loop.find_device(path)
@@ -141,6 +156,8 @@ class Replicas:
         device = loop.attach(path)
         handle = drbd.handle_of(record.volume_id, record.spec, version, Path())
         drbd.make_metadata(handle, device.path)
+        if whole:
+            drbd.declare_whole(handle, device.path)
         durable.fsync_file(Path(device.path))
         durable.fsync_file(path)
         return drbd_journal.save(directory, record, metadata=Metadata.READY)
@@ -164,6 +181,7 @@ class Replicas:
         with suppress(FileNotFoundError):
             if handle.file.read_text() == text and drbd.observe(handle.resource) is not None:
                 return
+        _leave_former_peer(handle, record.spec.port)
         # Only a file that was applied to the end gets its name: a call that is killed while it
         # applies is repeated in full.
         applying = handle.file.with_suffix(".applying")
@@ -204,7 +222,16 @@ class Replicas:
             blank=self._is_blank(directory, record, resource),
             metadata_bytes=metadata.stat().st_size if metadata.exists() else 0,
             resync=_progress(resource, told.resync if told is not None else None),
+            ports=self._observe_ports(record),
         )
+
+    def _observe_ports(self, record: ReplicaRecord) -> frozenset[int]:
+        file = self._file(record.volume_id)
+        found: set[int] = set()
+        for path in (file, file.with_suffix(".applying")):
+            with suppress(FileNotFoundError):
+                found |= parse_ports(path.read_text())
+        return frozenset(found or {record.spec.port})
 
     def _is_blank(self, directory: Path, record: ReplicaRecord, resource: Resource | None) -> bool:
         if resource is None or resource.state.disk is not Disk.INCONSISTENT:
@@ -296,3 +323,29 @@ def _progress(resource: Resource | None, told: Resync | None) -> Resync | None:
     if told is None and resource is not None and resource.state.paused:
         return Resync(remaining_bytes=resource.out_of_sync_bytes)
     return told
+
+
+def _leave_former_peer(handle: drbd.Handle, port: int) -> None:
+    """Disconnect from a peer at another port, which only the files of then can name.
+
+    A call that was killed may have told the kernel more than its file says: what the kernel does
+    not know by then is refused, and brings nothing about.
+    """
+    for file in (handle.file, handle.file.with_suffix(".applying")):
+        with suppress(FileNotFoundError):
+            if parse_ports(file.read_text()) == {port}:
+                continue
+            try:
+                drbd.disconnect(replace(handle, file=file))
+            except DrbdError as error:
+                logger.info("%s: %s", handle.volume_id, error.message)
+
+
+def _refuse_new_number(record: ReplicaRecord, wanted: ReplicationSpec) -> None:
+    """DRBD 9 keeps a node's number in its metadata; it follows from both addresses here."""
+    if drbd_kernel.observe_version().startswith("8.") or node_id(record.spec) == node_id(wanted):
+        return
+    raise FailedPreconditionError(
+        f"volume {record.volume_id} cannot be replicated to {wanted.peer_address} by DRBD 9: this"
+        " node would get another number. Choose a node whose address sorts as the former one's did"
+    )

@@ -110,12 +110,20 @@ class Replication:
         self.replicas.restore_helper()
 
     def ensure_replica(
-        self, pool: str, volume_id: str, spec: ReplicationSpec, *, diskless: bool = False
+        self,
+        pool: str,
+        volume_id: str,
+        spec: ReplicationSpec,
+        *,
+        diskless: bool = False,
+        whole: bool = False,
     ) -> ReplicaFacts:
         """Make this node's half and bring it up: attached and looking for its peer, or neither when
-        ``diskless``. A half that is up is only told of changed settings. See ``Replicas.ensure``.
+        ``diskless``. A half that is up is only told of changed settings. ``whole``: see
+        ``Replicas.ensure``.
         """
-        return self.replicas.ensure(self._find_pool(pool), volume_id, spec, diskless=diskless)
+        directory = self._find_pool(pool)
+        return self.replicas.ensure(directory, volume_id, spec, diskless=diskless, whole=whole)
 
     def renew_metadata(self, pool: str, volume_id: str) -> None:
         """What failed is copied anew as a whole: see ``Replicas.renew_metadata``."""

@@ -13,6 +13,7 @@ from twinvault_core.actions import (
     ClaimNumber,
     Create,
     Delete,
+    LabelNode,
     PatchObject,
     PatchStatus,
     Plan,
@@ -21,7 +22,7 @@ from twinvault_core.actions import (
 )
 from twinvault_core.errors import AlreadyExistsError, NotFoundError
 from twinvault_core.model import Meta
-from twinvault_core.names import LEASE_NAMESPACE_DEFAULT
+from twinvault_core.names import LABEL_REPLICA_VALUE, LEASE_NAMESPACE_DEFAULT
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 
@@ -80,6 +81,8 @@ class Applier:
             await self._delete(action)
         elif isinstance(action, CheckGone):
             await self._check_gone(action)
+        elif isinstance(action, LabelNode):
+            await self._label(action)
         elif isinstance(action, ClaimNumber):
             await self._claims.claim(action)
         elif isinstance(action, ReleaseNumber):
@@ -157,6 +160,16 @@ class Applier:
             await self._refresh(action.kind, action.meta)
             if isinstance(error, ConflictError):
                 raise StaleError(error.message) from error
+
+    async def _label(self, action: LabelNode) -> None:
+        """A node that is gone needs none."""
+        store = self._world.stores[action.kind]
+        value = LABEL_REPLICA_VALUE if action.present else None
+        patch = {"metadata": {"labels": {action.key: value}}}
+        try:
+            store.put(await self._client.patch(store.kind, action.node, patch))
+        except NotFoundError:
+            logger.info("node %s is gone; not labelled", action.node)
 
     async def _check_gone(self, action: CheckGone) -> None:
         store = self._world.stores[action.kind]

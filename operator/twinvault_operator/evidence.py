@@ -57,11 +57,15 @@ def observe_failover(world: World, node: str, users: Users = NOBODY, attempt: in
 
 
 def find_volumes(world: World, node: str) -> list[Volume]:
-    """Replicated volumes with a replica on ``node``, by name."""
+    """Replicated volumes with a replica on ``node``, and those that had one there whose use may
+    not have ended; by name.
+    """
     found = {}
     for replica in world.replicas.find("node", node):
         volume = world.volumes.get(replica.volume)
-        if volume is None or volume.record is None or not is_replicated(volume):
+        if volume is None or volume.record is None:
+            continue
+        if not is_replicated(volume) and node in placed_nodes(volume):
             continue
         if replica.volume_uid == volume.meta.uid:
             found[volume.meta.name] = volume

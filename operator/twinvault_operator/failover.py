@@ -26,6 +26,7 @@ from twinvault_core.failover_view import (
 )
 from twinvault_core.ids import node_lease_name
 from twinvault_core.model import Volume, VolumeReplica
+from twinvault_core.replicated_status import is_replicated
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import LEASES
 
@@ -86,7 +87,7 @@ class Failover:
 
     def volume_changed(self, before: Volume | None, after: Volume | None) -> None:
         known = after or before
-        if known is None or not known.replication_pair:
+        if known is None or not (known.replication_pair or is_replicated(known)):
             return
         self._report.observe(known.meta.name)
         if before is None or after is None or before.record != after.record:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from twinvault_core.actions import STORAGE_NODE, VOLUME, Tell
+from twinvault_core.actions import NODE, STORAGE_NODE, VOLUME, Tell
 from twinvault_core.errors import NotFoundError, TwinvaultError
 from twinvault_core.failover_view import (
     DeletePod,
@@ -29,7 +29,7 @@ from .announcer import Announcer
 from .evidence import Users, parse_users
 from .failover_course import describe_swap
 from .metrics import Metrics
-from .world import NODE, World, is_our_taint
+from .world import World, is_our_taint
 
 logger = logging.getLogger(__name__)
 

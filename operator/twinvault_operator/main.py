@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import kopf
 
-from twinvault_core.actions import STORAGE_NODE, VOLUME_REPLICA
+from twinvault_core.actions import NODE, STORAGE_NODE, VOLUME_REPLICA
 from twinvault_core.errors import TwinvaultError
 from twinvault_core.model import Snapshot, Volume, VolumeReplica
 from twinvault_core.placement import candidate_available_bytes
@@ -42,7 +42,7 @@ from .sweep import Sweeper
 from .triggers import Triggers
 from .watches import make_registry, make_settings, quiet_logs
 from .work_queue import WorkQueue
-from .world import NODE, World
+from .world import World
 
 logger = logging.getLogger(__name__)
 

@@ -172,9 +172,9 @@ class Triggers:
     ) -> None:
         for cluster in self._world.clusters.names():
             self._queue.add(Key(STORAGE_CLUSTER, cluster), WAITING_SECONDS if after else 0.0)
-        if not _same(before, after, lambda n: (n.pools, n.pool_status, n.replication)):
+        if not _same(before, after, _where_it_can_take):
             self.add_waiting()
-        if before is not None and not _same(before, after, lambda n: n.replication):
+        if before is not None and not _same(before, after, _what_its_volumes_see):
             for replica in self._world.replicas.find("node", name):
                 self._queue.add(Key(VOLUME, replica.volume))
         if not _same(before, after, lambda n: n.replication):
@@ -212,6 +212,15 @@ class Triggers:
         for volume in self._world.volumes.find("pair", name):
             if volume.meta.name in self.waiting:
                 self._queue.add(Key(VOLUME, volume.meta.name))
+
+
+def _where_it_can_take(node: StorageNode) -> Any:
+    """What decides whether a replica finds room here."""
+    return node.pools, node.pool_status, node.replication, node.is_leaving, node.orphans
+
+
+def _what_its_volumes_see(node: StorageNode) -> Any:
+    return node.replication, node.evacuate, node.lost_for_good
 
 
 def _ignore(*_: Any) -> None:

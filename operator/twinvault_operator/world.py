@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twinvault_core.actions import (
+    NODE,
     REPLICATION_PAIR,
     SNAPSHOT,
     STORAGE_CLUSTER,
@@ -16,6 +17,7 @@ from twinvault_core.actions import (
 from twinvault_core.cluster_plan import ClusterView, KubeNode
 from twinvault_core.failover_view import NodeEvidence
 from twinvault_core.ids import holder_label
+from twinvault_core.member_plan import Change, find_change
 from twinvault_core.model import (
     HolderState,
     Phase,
@@ -26,8 +28,14 @@ from twinvault_core.model import (
     Volume,
     VolumeReplica,
 )
-from twinvault_core.names import ANNOTATION_LOST, TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
-from twinvault_core.numbers import number_of
+from twinvault_core.names import (
+    ANNOTATION_LOST,
+    LABEL_REPLICA_PREFIX,
+    TAINT_LOST,
+    TAINT_OUT_OF_SERVICE,
+    TAINT_VALUE,
+)
+from twinvault_core.numbers import number_of, number_of_port, numbers_of
 from twinvault_core.pair_plan import PairView
 from twinvault_core.pair_volume import PairVolume
 from twinvault_core.placement import Candidate
@@ -43,7 +51,6 @@ from .liveness import AgentState, Liveness
 from .numbers import Numbers
 from .store import Store
 
-NODE = "Node"
 LEASE_SECONDS = 4.0
 """Of a pair that does not say."""
 _OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
@@ -179,8 +186,11 @@ class World:
 
     def _choose_free_number(self) -> int | None:
         """Beside the claims, what volumes and replicas say counts too: a claim may be removed."""
-        used = {number_of(v.device.minor) for v in self.volumes.values() if v.device}
-        used |= {number_of(r.replication.minor) for r in self.replicas.values() if r.replication}
+        used = {n for v in self.volumes.values() for n in numbers_of(v.device)}
+        for replica in self.replicas.values():
+            spec = replica.replication
+            if spec is not None:
+                used |= {number_of(spec.minor), number_of_port(spec.port)}
         return self.numbers.choose_free(used)
 
     def observe_volume(self, name: str) -> VolumeView:
@@ -189,26 +199,41 @@ class World:
         placed = set(placed_nodes(volume)) if volume is not None else set()
         lost = self.find_lost({r.node for r in replicas} | placed)
         claims = self.numbers.find(name)
+        label = LABEL_REPLICA_PREFIX + name
+        labelled = frozenset(n.name for n in self.nodes.values() if label in n.labels)
         if volume is None:
-            return VolumeView(name, None, replicas, lost=lost, claims=claims)
+            known: dict[str, Any] = {"lost": lost, "claims": claims, "labelled": labelled}
+            return VolumeView(name, None, replicas, **known)
         pair = self.pairs.get(volume.replication_pair) if volume.replication_pair else None
+        leaving = frozenset(n for n in placed if self._has(n, lambda node: node.is_leaving))
+        changes = find_change(volume, leaving) is not Change.NONE
+        number = pair is not None and (changes or volume.device is None)
         return VolumeView(
             name=name,
             volume=volume,
             replicas=replicas,
             clusters={c.meta.name: c for c in self.clusters.values()},
-            candidates=self._candidates_for(volume, replicas),
+            candidates=self.candidates() if changes else self._candidates_for(volume, replicas),
             source=self._observe_source(volume),
             pair=pair,
             lost=lost,
             readers=self._find_readers(name),
             addresses=self._find_addresses(pair, placed_nodes(volume)) if pair else {},
             claims=claims,
-            free_number=self._choose_free_number() if pair and not volume.device else None,
+            free_number=self._choose_free_number() if number else None,
             failover=self.failover_waits.get(name, ""),
-            nodes={node: self.observe_node(node) for node in placed} if pair else {},
+            nodes={n: self.observe_node(n) for n in placed} if pair or len(placed) > 1 else {},
             rescue=self._find_rescue(volume),
+            leaving=leaving,
+            labelled=labelled,
+            gone=frozenset(
+                r.node for r in replicas if self._has(r.node, lambda node: node.lost_for_good)
+            ),
         )
+
+    def _has(self, node: str, what: Callable[[StorageNode], bool]) -> bool:
+        known = self.storage_nodes.get(node)
+        return known is not None and what(known)
 
     def _find_rescue(self, volume: Volume) -> str:
         """The Snapshot that was taken before a forced promotion, once it is ready."""
@@ -245,11 +270,12 @@ class World:
     def _candidates_for(
         self, volume: Volume, replicas: tuple[VolumeReplica, ...]
     ) -> tuple[Candidate, ...]:
-        """All nodes to place it, the node itself to grow it, none otherwise."""
+        """All nodes to place it, its own to make a replica there or to grow, none otherwise."""
         placed = placed_nodes(volume)
         if not placed:
             return self.candidates()
-        if all(r.size_bytes >= volume.size_bytes for r in replicas) and replicas:
+        unmade = set(placed) - {r.node for r in replicas}
+        if all(r.size_bytes >= volume.size_bytes for r in replicas) and not unmade:
             return ()
         known = (self.storage_nodes.get(node) for node in placed)
         return tuple(self._candidate(node) for node in known if node is not None)

@@ -225,7 +225,13 @@ class FakeReplication(NoReplication):
         self.told.append("restore_helper")
 
     def ensure_replica(
-        self, pool: str, volume_id: str, spec: ReplicationSpec, *, diskless: bool = False
+        self,
+        pool: str,
+        volume_id: str,
+        spec: ReplicationSpec,
+        *,
+        diskless: bool = False,
+        whole: bool = False,
     ) -> ReplicaFacts:
         with self._pair.lock:
             known = self._spec
@@ -338,6 +344,11 @@ class FakeReplication(NoReplication):
         if self._kernel.primary:
             raise InUseError("primary")
         self._change("down", lambda: self._drbd.down(self._letter))
+
+    def revive(self) -> None:
+        """The kernel has it, as on a node that was cut off while everybody forgot it."""
+        self._spec = ReplicationSpec(MINOR, 7000, "10.0.0.1", "other", "10.0.0.2")
+        self._kernel.up = True
 
     def remove_replica(self, pool: str, volume_id: str) -> None:
         self.take_down(pool, volume_id, "")

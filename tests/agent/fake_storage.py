@@ -43,7 +43,13 @@ class NoReplication:
         raise NotFoundError(f"{volume_id} is not replicated here")
 
     def ensure_replica(
-        self, pool: str, volume_id: str, spec: ReplicationSpec, *, diskless: bool = False
+        self,
+        pool: str,
+        volume_id: str,
+        spec: ReplicationSpec,
+        *,
+        diskless: bool = False,
+        whole: bool = False,
     ) -> ReplicaFacts:
         self.ensure_module()
         raise AssertionError("not reached")

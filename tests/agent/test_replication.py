@@ -352,7 +352,7 @@ async def test_a_stage_of_what_is_replicated_on_disk_waits_for_the_api(metro: Me
         obj["spec"] = {k: v for k, v in obj["spec"].items() if k != "replication"}
         await metro.api.put(REPLICAS, obj)
         await asyncio.sleep(0.1)
-        with pytest.raises(TwinvaultError, match="replicated here"):
+        with pytest.raises(TwinvaultError, match="not attached yet"):
             await metro.east.stage()
 
 

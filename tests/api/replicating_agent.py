@@ -19,7 +19,7 @@ from twinvault_kube import kinds
 from twinvault_kube.client import Json, KubeClient
 
 EVERY_SECONDS = 0.05
-ADDRESSES = {"east-1": "10.0.0.1", "west-1": "10.0.0.2"}
+ADDRESSES = {"east-1": "10.0.0.1", "west-1": "10.0.0.2", "west-2": "10.0.0.3"}
 
 
 @dataclass

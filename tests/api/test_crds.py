@@ -130,6 +130,10 @@ ACCEPTED = [
     ("ReplicationPair", {"drill": {"schedule": "30 2 * * sun", "claims": ["his/data-0"]}}),
     ("ReplicationPair", {"drill": {"runAt": "2026-03-01T02:00:00Z", "volumes": ["v"]}}),
     ("VolumeReplica", {"giveUp": "east-1"}),
+    ("VolumeReplica", {"keepData": True}),
+    ("Volume", {"replicationPair": "metro", "removedReplica": "Keep"}),
+    ("StorageNode", {"evacuate": True}),
+    ("StorageNode", {"lost": "one"}),
 ]
 
 REFUSED = [
@@ -147,6 +151,8 @@ REFUSED = [
     ("Volume", {"source": {"snapshot": "s", "volume": "v"}}, "either source.snapshot"),
     ("Volume", {"publishedTo": ["a", "b"]}, "at most 1 item"),
     ("Volume", {"unknown": 1}, "unknown field"),
+    ("Volume", {"removedReplica": "Sell"}, 'supported values: "Erase", "Keep"'),
+    ("StorageNode", {"lost": "east-1"}, "type its name into spec.lost"),
     ("StorageCluster", {"nodeSelector.matchLabels": {}}, "at least 1 propert"),
     ("StorageCluster", {"nodeSelector": None}, "nodeSelector: Required"),
     ("StorageCluster", {"pools": []}, "at least 1 item"),
@@ -196,6 +202,8 @@ CHANGES_ACCEPTED = [
     ("Volume", {}, {"sizeBytes": 2 * GIB}),
     ("Volume", {}, {"storageCluster": "east"}),
     ("Volume", {}, {"publishedTo": ["east-1"]}),
+    ("Volume", {}, {"replicationPair": "metro"}),
+    ("Volume", {"replicationPair": "metro"}, {"replicationPair": None}),
     ("StorageCluster", {}, {"pools.0.devices.paths": ["/dev/sdb"], "pools.0.reservePercent": 9}),
     ("StorageCluster", {}, {"pools": [POOL, {**POOL, "name": "slow", "filesystem": "btrfs"}]}),
     ("StorageCluster", {}, {"nodeSelector.matchLabels": {"site": "east"}}),
@@ -213,6 +221,7 @@ CHANGES_REFUSED = [
     ("Volume", {}, {"source.volume": "v"}, "source is immutable"),
     ("Volume", {"source.volume": "v"}, {"source.volume": "w"}, "source is immutable"),
     ("Volume", {"source.volume": "v"}, {"source": None}, "source is immutable"),
+    ("Volume", {"replicationPair": "one"}, {"replicationPair": "two"}, "take replicationPair away"),
     ("Volume", {"storageCluster": "east"}, {"storageCluster": "west"}, "immutable once set"),
     ("Volume", {"storageCluster": "east"}, {"storageCluster": None}, "immutable once set"),
     ("StorageCluster", {}, {"pools.0.name": "other"}, "a pool cannot be removed"),

@@ -17,6 +17,8 @@ from tests.core.replication_model.walk import (
     FAULTS,
     LATE_WRITES,
     LOST_SITES,
+    MOVES,
+    MOVES_BACK,
     REPAIRS,
     WRITES,
     find_violation,
@@ -97,12 +99,26 @@ def test_no_late_write_of_the_record_puts_a_replica_in_sync_that_is_not() -> Non
     assert find_violation(range(COURSES // 2), course=LATE_WRITES) is None
 
 
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_moving_removing_and_adding_replicas_loses_nothing(chunk: int) -> None:
+    each = COURSES // CHUNKS
+    seeds = range(chunk * each, (chunk + 1) * each)
+    assert find_violation(seeds, course=MOVES) is None
+
+
+def test_a_node_that_was_given_up_and_gets_a_replica_again_loses_nothing() -> None:
+    assert find_violation(range(COURSES // 2), course=MOVES_BACK) is None
+
+
 def test_the_courses_reach_what_they_are_meant_to_reach() -> None:
     """A model in which nothing happens would prove nothing."""
     worlds = [walk(seed) for seed in range(150)]
     worlds += [walk(seed, course=LOST_SITES) for seed in range(60)]
+    worlds += [walk(seed, course=MOVES) for seed in range(40)]
     reached = {name for world in worlds for name, _ in world.trace}
     assert reached >= {*FAULTS, *REPAIRS, *AGENTS, *WRITES, "meet", "copy", "lose", "deliver"}
     steps = {step for world in worlds for step in world.steps}
     assert steps >= set(StepKind) - NEVER_IN_THE_MODEL
     assert max(world.api.record.epoch for world in worlds) >= 4
+    assert reached >= {"evacuate", "say_gone", "pair", "unpair"}
+    assert {"ab", "ac"} <= {"".join(world.members()) for world in worlds}

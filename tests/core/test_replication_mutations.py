@@ -8,7 +8,14 @@ from __future__ import annotations
 import pytest
 
 from tests.core.replication_model.mutations import MUTATIONS
-from tests.core.replication_model.walk import ANYTHING, LATE_WRITES, Course, find_violation
+from tests.core.replication_model.walk import (
+    ANYTHING,
+    LATE_WRITES,
+    MOVES,
+    MOVES_BACK,
+    Course,
+    find_violation,
+)
 
 EXPECTED: dict[str, tuple[Course, str]] = {
     "R1": (LATE_WRITES, "may become primary and misses write"),
@@ -19,6 +26,9 @@ EXPECTED: dict[str, tuple[Course, str]] = {
     "link down": (ANYTHING, "given up while its link was up"),
     "lease expired": (ANYTHING, "given up while its agent was heard"),
     "only the primary adds": (LATE_WRITES, "may become primary and misses write"),
+    "each set of replicas has its own port": (MOVES, "may become primary and misses write"),
+    "an earlier replica is copied whole": (MOVES_BACK, "may become primary and misses write"),
+    "the record knows who has a replica": (MOVES, "who holds no replica any more"),
     "the record is read first": (LATE_WRITES, "may become primary and misses write"),
 }
 

@@ -32,7 +32,8 @@ async def test_a_new_volume_is_answered_with_its_size_and_its_node(driver: Drive
     assert answer.volume.volume_id == "pvc-1"
     assert answer.volume.capacity_bytes == GIB
     assert [dict(one.segments) for one in answer.volume.accessible_topology] == [
-        {"topology.csi.twinvault.io/node": "node-a"}
+        {"topology.csi.twinvault.io/node": "node-a"},
+        {"replica.twinvault.io/pvc-1": "true"},
     ]
     assert dict(answer.volume.volume_context) == {"fsType": "ext4"}
 

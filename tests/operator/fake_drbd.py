@@ -48,8 +48,11 @@ def next_record(
     if own.replication is None or record.primary != own.node:
         return None
     name = own.replication.peer_node
-    if peer is None and name in record.in_sync:
+    leaves = own.replication.peer_leaves
+    if (peer is None or leaves) and name in record.in_sync:
         made = drop_peer(record, own.node, name)
+    elif leaves:
+        return None
     elif (
         peer is not None
         and name not in record.in_sync

@@ -96,10 +96,14 @@ class Driver:
         )
         return facts_of(self.engine.ensure_volume(wanted))
 
-    def replica(self, name: str, spec: dict[str, Any], diskless: bool = False) -> dict[str, Any]:
+    def replica(
+        self, name: str, spec: dict[str, Any], diskless: bool = False, whole: bool = False
+    ) -> dict[str, Any]:
         parsed = ReplicationSpec.parse(spec)
         assert parsed is not None
-        made = self.engine.replication.ensure_replica(POOL, name, parsed, diskless=diskless)
+        made = self.engine.replication.ensure_replica(
+            POOL, name, parsed, diskless=diskless, whole=whole
+        )
         return describe_replica(made)
 
     def renew_metadata(self, name: str) -> None:

@@ -73,6 +73,11 @@ class StorageNode:
     storage_cluster: str
     pools: tuple[PoolSpec, ...]
     erase_orphans: tuple[str, ...] = ()
+    evacuate: bool = False
+    lost_for_good: bool = False
+    """A person typed the node's name: it will never come back."""
+    orphans: tuple[str, ...] = ()
+    """Ids of left-over data that its agent found."""
     pool_status: tuple[PoolStatus, ...] = ()
     max_volumes: int = 0
     replication: NodeReplication = NodeReplication()
@@ -89,6 +94,9 @@ class StorageNode:
             storage_cluster=spec["storageCluster"],
             pools=tuple(PoolSpec.parse(p) for p in spec.get("pools") or ()),
             erase_orphans=tuple(spec.get("eraseOrphans") or ()),
+            evacuate=bool(spec.get("evacuate")),
+            lost_for_good=bool(spec.get("lost")) and spec["lost"] == obj["metadata"]["name"],
+            orphans=tuple(str(o["volume"]) for o in status.get("orphans") or ()),
             pool_status=tuple(PoolStatus.parse(p) for p in status.get("pools") or ()),
             max_volumes=status.get("maxVolumes") or 0,
             replication=NodeReplication.parse(status.get("replication")),
@@ -97,6 +105,11 @@ class StorageNode:
             spec=spec,
             status=status,
         )
+
+    @property
+    def is_leaving(self) -> bool:
+        """Nothing new is put here, and replicas that can be elsewhere go there."""
+        return self.evacuate or self.lost_for_good
 
     def pool(self, name: str) -> PoolSpec | None:
         return next((p for p in self.pools if p.name == name), None)

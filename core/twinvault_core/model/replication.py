@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -18,19 +18,30 @@ class ReplicationRecord:
     ``serial`` counts the writes of the record, ``epoch`` those that changed the primary. It is made
     and changed by the functions of ``twinvault_core.replication_record`` alone, and stored by
     compare-and-swap alone. Serial 0: written by a version that did not count yet.
+
+    ``nodes``: who has a replica at all; empty when that is not known. It is not stored here but as
+    ``status.placement.nodes`` of the same Volume, so one compare-and-swap covers both.
     """
 
     epoch: int
     primary: str
     in_sync: frozenset[str]
     serial: int = 1
+    nodes: frozenset[str] = field(default=frozenset(), compare=False)
 
     @classmethod
-    def parse(cls, raw: Mapping[str, Any] | None) -> ReplicationRecord | None:
+    def parse(
+        cls, raw: Mapping[str, Any] | None, nodes: Iterable[str] = ()
+    ) -> ReplicationRecord | None:
         if not raw:
             return None
-        serial = int(raw.get("serial") or 0)
-        return cls(int(raw["epoch"]), raw["primary"], frozenset(raw["inSync"]), serial)
+        return cls(
+            epoch=int(raw["epoch"]),
+            primary=raw["primary"],
+            in_sync=frozenset(raw["inSync"]),
+            serial=int(raw.get("serial") or 0),
+            nodes=frozenset(nodes),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,6 +75,8 @@ class FirstSync(StrEnum):
     """Both are provably blank: nothing is copied."""
     FULL = "Full"
     """The primary's content is copied whole."""
+    KEEP = "Keep"
+    """The volume lives: what the primary's image holds is whole, whatever copies it."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,8 @@ class ReplicationSpec:
     ``verify_request``: compare both replicas, once for each value. ``resync_hold``: a resync waits
     for its turn; honoured for a while after each new value only, so that an operator that is gone
     holds nothing. Both are written by the pair's plan, and mean something at the primary alone.
+    ``peer_leaves``: the other replica is to be replaced or removed; the primary's agent takes it
+    out of the record and does not add it again. A new peer always comes with a new ``port``.
     """
 
     minor: int
@@ -121,10 +136,18 @@ class ReplicationSpec:
     settings: ReplicationSettings = field(default_factory=ReplicationSettings)
     verify_request: str = ""
     resync_hold: str = ""
+    peer_leaves: bool = False
 
     def lasting(self) -> ReplicationSpec:
         """Without what changes from moment to moment: what DRBD's configuration depends on."""
-        return replace(self, epoch=1, first_sync=FirstSync.NONE, verify_request="", resync_hold="")
+        return replace(
+            self,
+            epoch=1,
+            first_sync=FirstSync.NONE,
+            verify_request="",
+            resync_hold="",
+            peer_leaves=False,
+        )
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any] | None) -> ReplicationSpec | None:
@@ -141,6 +164,7 @@ class ReplicationSpec:
             settings=ReplicationSettings.parse(raw.get("settings")),
             verify_request=raw.get("verifyRequest") or "",
             resync_hold=raw.get("resyncHold") or "",
+            peer_leaves=bool(raw.get("peerLeaves")),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,6 +179,7 @@ class ReplicationSpec:
             "settings": self.settings.to_dict(),
             "verifyRequest": self.verify_request,
             "resyncHold": self.resync_hold,
+            "peerLeaves": self.peer_leaves,
         }
 
 

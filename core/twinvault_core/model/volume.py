@@ -72,6 +72,8 @@ class Volume:
     fs_type: str = ""
     replication_pair: str = ""
     force_primary: ForcePrimary | None = None
+    keep_removed: bool = False
+    """Whether the data of a replica that is removed or moved away stays on its node."""
     source: Source = Source()
     requisite_nodes: tuple[str, ...] = ()
     preferred_nodes: tuple[str, ...] = ()
@@ -96,13 +98,16 @@ class Volume:
             fs_type=spec.get("fsType") or "",
             replication_pair=spec.get("replicationPair") or "",
             force_primary=ForcePrimary.parse(spec.get("forcePrimary")),
+            keep_removed=spec.get("removedReplica") == "Keep",
             source=Source.parse(spec.get("source")),
             requisite_nodes=tuple(where.get("requisite") or ()),
             preferred_nodes=tuple(where.get("preferred") or ()),
             published_to=tuple(spec.get("publishedTo") or ()),
             phase=Phase(status["phase"]) if status.get("phase") else None,
             status_size_bytes=status.get("sizeBytes") or 0,
-            record=ReplicationRecord.parse(status.get("replication")),
+            record=ReplicationRecord.parse(
+                status.get("replication"), (status.get("placement") or {}).get("nodes") or ()
+            ),
             device=Device.parse(status.get("replicationDevice")),
             conditions=conditions_of(obj),
             status=status,
@@ -123,6 +128,7 @@ class VolumeReplica:
     source: Source = Source()
     role: Role = Role.PRIMARY
     give_up: str = ""
+    keep_data: bool = False
     state: ReplicaState | None = None
     reason: str = ""
     message: str = ""
@@ -151,6 +157,7 @@ class VolumeReplica:
             source=Source.parse(spec.get("source")),
             role=Role(spec.get("role") or "Primary"),
             give_up=spec.get("giveUp") or "",
+            keep_data=bool(spec.get("keepData")),
             state=ReplicaState(status["state"]) if status.get("state") else None,
             reason=status.get("reason") or "",
             message=status.get("message") or "",

@@ -22,6 +22,8 @@ class Remembered:
     seen in sync; what a person gave up before counts as done then. ``attached_boot``: the boot in
     which the image was last seen attached: only then a missing disk is one that failed.
     ``verify_...``: the comparison that was asked for last; without a result it has not ended.
+    ``replica_uid``: of the VolumeReplica for which metadata was made or attached; another one's
+    image is that of an earlier replica.
     """
 
     volume_uid: str
@@ -36,6 +38,7 @@ class Remembered:
     verify_ended: str = ""
     verify_different_bytes: int = 0
     verify_ranges: tuple[tuple[int, int], ...] = ()
+    replica_uid: str = ""
 
 
 class ReplicaMemory:

@@ -111,6 +111,8 @@ class ReplicaReconciler:
             elif plan.action is ReplicaAction.ERASE:
                 await self._apply(obj, replica, plan, facts)
                 facts, plan = None, plan_after_erasing()
+            elif plan.action is ReplicaAction.RELEASE and replica.keep_data:
+                await self._threads.run("check_down", partial(self._require_down, replica))
         except TwinvaultError as error:
             return Outcome(decide_failure(plan, error), facts, error)
         except Exception as error:  # noqa: BLE001 - a bug must be seen in the status too
@@ -155,8 +157,8 @@ class ReplicaReconciler:
         return self._storage.ensure_volume(replica)
 
     def _require_down(self, replica: VolumeReplica) -> None:
-        """Its data goes when it is out of the kernel: a primary elsewhere may count on it, and
-        only the record tells (see ``ReplicationReconciler``).
+        """Its data, or its object, goes when it is out of the kernel: a primary elsewhere may count
+        on it, and only the record tells (see ``ReplicationReconciler``).
         """
         try:
             facts = self._storage.replication.observe_replica(replica.pool, replica.volume)
@@ -188,13 +190,18 @@ class ReplicaReconciler:
 
     async def _release(self, obj: Json, replica: VolumeReplica) -> None:
         """The data is gone: let the object go too."""
-        self._released.add(replica.meta.uid)
+        if not replica.keep_data:
+            self._released.add(replica.meta.uid)
         step("remove the finalizer of the replica")
         newest = self._informer.store.get(replica.meta.name, obj)
         left = await remove_finalizer(self._client, VOLUME_REPLICAS, newest, FINALIZER_REPLICA)
         if left is not None:
             self._informer.saw(left)
-        self._events.tell(obj, "Erased", f"no data of volume {replica.volume} is left here")
+        if replica.keep_data:
+            text = f"data of volume {replica.volume} that may be here is kept, as an orphan"
+            self._events.tell(obj, "Kept", text)
+        else:
+            self._events.tell(obj, "Erased", f"no data of volume {replica.volume} is left here")
 
 
 def _keys(replica: VolumeReplica) -> Iterable[str]:

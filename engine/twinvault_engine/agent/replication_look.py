@@ -105,6 +105,8 @@ class Looker:
             different_bytes=_different_bytes(facts, drbd),
             hold=self._holds.counts(replica),
             verify=wanted,
+            stale=facts is not None and remembered.replica_uid != replica.meta.uid,
+            other_peer=_is_other_peer(replica, facts),
         )
         return Seen(view, facts, remembered, use.staging_path, verify)
 
@@ -144,6 +146,13 @@ class Looker:
         count = count + 1 if left == before else 0
         self._progress[volume] = (left, count)
         return count
+
+
+def _is_other_peer(replica: VolumeReplica, facts: ReplicaFacts | None) -> bool:
+    """Each set of replicas has a port of its own, so the port tells whom the kernel looks for."""
+    if replica.replication is None or facts is None or facts.resource is None:
+        return False
+    return any(port != replica.replication.port for port in facts.ports)
 
 
 def _where(spec: ReplicationSpec) -> tuple[object, ...]:

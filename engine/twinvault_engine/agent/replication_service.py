@@ -16,10 +16,11 @@ from twinvault_kube.client import Json, KubeClient
 from twinvault_kube.informer import Informer
 
 from .. import durable
-from ..drbd_config import resource_name
+from ..drbd_config import resource_name, volume_of_resource
 from ..drbd_events import DrbdEvents, OnChange
 from ..drbd_kernel import MARKS, SOCKET
 from ..layout import DataDirectory
+from .abandoned import Abandoned
 from .config import AgentConfig
 from .drbd_feed import DrbdFeed, DrbdSource
 from .event_queue import EventQueue
@@ -109,6 +110,7 @@ class ReplicationService:
         )
         rescuer = Rescuer(parts, self._desk, drbd, memory, on_done=self.replica_touched)
         self._promoter = Promoter(node, records, drbd, threads, on_not_up=self.volume_touched)
+        self._abandoned = Abandoned(node, client, replicas, drbd, threads, view)
         self.node = NodeReplication(drbd, config.node_address)
         self._server = FenceServer(self._data.fence / SOCKET, self._desk.decide)
         self._queue = WorkQueue(
@@ -155,6 +157,10 @@ class ReplicationService:
         marks = self._data.fence / MARKS
         return marks.is_dir() and any(marks.iterdir())
 
+    def _marked_volumes(self) -> list[str]:
+        names = (volume_of_resource(mark.name) for mark in (self._data.fence / MARKS).iterdir())
+        return sorted(name for name in names if name)
+
     async def _keep_helper(self) -> None:
         while True:
             if self.feed.wanted and self._has_marks():
@@ -162,6 +168,7 @@ class ReplicationService:
                     await self._threads.run("ensure_helper", self._storage.ensure_helper)
                 except TwinvaultError as error:
                     logger.error("DRBD may not reach the agent: %s", error.message)
+                await self._abandoned.sweep(self._marked_volumes())
             await asyncio.sleep(HELPER_SECONDS)
 
     # -- who wakes whom --------------------------------------------------------------------------

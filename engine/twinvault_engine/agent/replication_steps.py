@@ -49,6 +49,7 @@ class StepRunner:
             StepKind.VERIFY: self._verify,
             StepKind.ADJUST: self._adjust,
             StepKind.HOLD: self._hold,
+            StepKind.DISCONNECT: self._act(Act.DISCONNECT),
             StepKind.DOWN: self._down,
         }
 
@@ -87,10 +88,14 @@ class StepRunner:
         return work
 
     def _up(self, replica: VolumeReplica, _seen: Seen, step: Step) -> None:
+        """Noted for whom: when the metadata is certain to be made anew, or taken as it is."""
         if step.fresh:
             self._drbd.renew_metadata(replica.pool, replica.volume)
+        self._memory.note(replica.volume, replica.volume_uid, replica_uid=replica.meta.uid)
         facts = self._drbd.ensure_replica(
-            replica.pool, replica.volume, _spec(replica), diskless=step.diskless
+            *(replica.pool, replica.volume, _spec(replica)),
+            diskless=step.diskless,
+            whole=step.whole,
         )
         self._looker.note_applied(replica.volume)
         self._note_attached(replica, facts)
@@ -149,7 +154,7 @@ class StepRunner:
             self._memory.note(replica.volume, replica.volume_uid, snapshotted=True)
 
     def _down(self, replica: VolumeReplica, _seen: Seen, _step: Step) -> None:
-        if replica.meta.deleting:
+        if replica.meta.deleting and not replica.keep_data:
             self._drbd.take_down(replica.pool, replica.volume, replica.volume_uid)
         else:
             self._drbd.remove_replica(replica.pool, replica.volume)

@@ -117,9 +117,11 @@ class RequestHandler:
     async def _allow_stage(self, request: Stage) -> None:
         """A replicated volume is staged only on the record's word; with its lock held."""
         replica = self._find_replica(request.volume_id)
-        if replica is not None and replica.replication is not None:
+        marked = self._replication.is_marked(request.volume_id)
+        if replica is not None and (replica.replication is not None or marked):
+            # Marked and not replicated any more: DRBD may still be below it until it is not used.
             await self._replication.promoter.allow(replica)
-        elif self._replication.is_marked(request.volume_id):
+        elif marked:
             raise UnavailableError(
                 f"volume {request.volume_id} is replicated here, and the API server has not told"
                 " yet whether it still is and by whom; try again"

@@ -19,11 +19,13 @@ from twinvault_core.fence import (
     decide_fence_answer,
     decide_promotion,
 )
+from twinvault_core.member_plan import MemberPlan, plan_members
 from twinvault_core.model import FirstSync, ReplicationRecord, ReplicationSpec
 from twinvault_core.replication import decide_replication_step
 from twinvault_core.replication_view import Applied, LocalUse, ReplicationView, Step, StepKind
 from twinvault_core.switchover import plan_switchover
 
+from .api import Replica
 from .kernel import Image, Kernel, other
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Decisions:
     promotion: Callable[..., Promotion] = decide_promotion
     node_failover: Callable[[NodeView], Any] = plan_node_failover
     switchover: Callable[..., Any] = plan_switchover
+    members: Callable[..., MemberPlan] = plan_members
 
 
 @dataclass
@@ -58,7 +61,9 @@ class Agent:
 
     def __init__(self, world: World, node: str) -> None:
         self.world, self.node = world, node
-        self.disk_failed = self.detached = False
+        self.disk_failed = self.detached = self.journal = False
+        self.replica_uid = 0
+        self.heard: Replica | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -78,23 +83,46 @@ class Agent:
         return ReplicationView(
             volume="v",
             node=node,
-            spec=make_spec(node, world.api.first_sync),
+            spec=self.spec(),
             record=record,
             drbd=kernel.observe(),
-            use=LocalUse(int(world.app[node]), world.staged[node], self.stage.phase != "idle"),
+            use=LocalUse(int(world.app[node]), world.staged[node], self._is_staging()),
             question=kernel.question is not None and not kernel.promoting,
-            deleting=world.api.deleting,
+            deleting=world.api.deleting or (self.heard is not None and self.heard.deleting),
             image_ready=not image.broken,
             disk_failed=self.disk_failed,
             detached=self.detached,
             blank=is_blank(image),
             diverged=kernel.diverged,
-            applied=world.applied[node],
+            applied=Applied.ADDRESS if self.meets_another() else world.applied[node],
             stalled=self.stalled,
             different_bytes=self.different,
             hold=world.api.hold,
             verify=world.api.verify,
+            stale=self.is_stale(),
+            other_peer=self.meets_another(),
         )
+
+    def _is_staging(self) -> bool:
+        """A volume with one replica is not promoted, only mounted: nothing waits for that."""
+        return self.stage.phase != "idle" and self.spec() is not None
+
+    def spec(self) -> ReplicationSpec | None:
+        """As the watch told it last."""
+        if not self.world.moves:
+            return make_spec(self.node, self.world.api.first_sync)
+        return self.heard.spec if self.heard is not None else None
+
+    def hear(self) -> None:
+        self.heard = self.world.api.replicas.get(self.node)
+
+    def is_stale(self) -> bool:
+        known = self.heard is not None and self.replica_uid == self.heard.uid
+        return self.world.moves and self.journal and not known
+
+    def meets_another(self) -> bool:
+        spec, kernel = self.spec(), self.world.drbd.kernels[self.node]
+        return self.world.moves and spec is not None and kernel.up and kernel.port != spec.port
 
     def _watch(self, kernel: Kernel) -> None:
         if kernel.up and not kernel.attached and not self.detached:
@@ -109,6 +137,8 @@ class Agent:
     def advance_loop(self) -> None:
         task = self.loop
         if task.phase == "idle":
+            if self.world.moves and self.heard is None:
+                return  # nobody says that anything is to be here
             task.record = self.world.api.record if self.reaches else None
             task.version, task.phase = self.world.api.version, "read"
         elif task.phase == "read":
@@ -145,15 +175,42 @@ class Agent:
 
     def execute(self, step: Step) -> None:
         """Do what the step says; one that only waits has nothing here."""
+        if step.reason == "Down":
+            self._erase()
         doing = getattr(self, f"_do_{step.kind.name.lower()}", None)
         if doing is not None:
             doing(step, self.world.drbd.kernels[self.node])
 
     def _do_up(self, step: Step, kernel: Kernel) -> None:
         kernel.up = True
+        self._aim(kernel)
+        fresh = step.fresh or (self.world.moves and not self.journal)
+        if self.heard is not None:
+            self.journal, self.replica_uid = True, self.heard.uid
         if not step.diskless:
-            self.world.drbd.attach(self.node, fresh=step.fresh)
+            self.world.drbd.attach(self.node, fresh=fresh)
             self._attached(kernel)
+
+    def _aim(self, kernel: Kernel) -> None:
+        spec = self.spec()
+        if self.world.moves and spec is not None:
+            kernel.peer, kernel.port = spec.peer_node, spec.port
+
+    def _do_disconnect(self, _: Step, __: Kernel) -> None:
+        self.world.drbd.disconnect(self.node)
+
+    def _erase(self) -> None:
+        """What is left of a replica that was taken away, then its object."""
+        heard, world = self.heard, self.world
+        if heard is None or not heard.deleting or world.api.deleting or not self.reaches:
+            return
+        if world.staged[self.node] or world.app[self.node]:
+            return
+        world.drbd.erase(self.node)
+        self.disk_failed = self.detached = self.journal = False
+        if world.api.replicas.get(self.node) == heard:
+            del world.api.replicas[self.node]
+        self.heard = None
 
     def _do_connect(self, step: Step, _: Kernel) -> None:
         self.world.drbd.connect(self.node, discard=step.discard)
@@ -202,16 +259,27 @@ class Agent:
         self.world.drbd.verify(self.node)
 
     def _do_adjust(self, _: Step, __: Kernel) -> None:
-        if self.world.applied[self.node] is Applied.ADDRESS:
-            self._connect_anew()
+        if self.world.applied[self.node] is Applied.ADDRESS or self.meets_another():
+            self.world.drbd.disconnect(self.node)
+            self._aim(self.world.drbd.kernels[self.node])
+            self.world.drbd.connect(self.node)
         self.world.applied[self.node] = Applied.SAME
 
     def _connect_anew(self) -> None:
         self.world.drbd.disconnect(self.node)
         self.world.drbd.connect(self.node)
 
-    def _do_down(self, _: Step, __: Kernel) -> None:
+    def _do_down(self, step: Step, kernel: Kernel) -> None:
+        if self.world.staged[self.node]:
+            return  # in use: refused
+        heard = self.heard if self.world.moves else None
+        if heard is not None and heard.spec is None and not heard.deleting:
+            # A device without DRBD is, to this model, one that looks for nobody.
+            self.world.drbd.stand_alone(self.node)
+            return
         self.world.drbd.down(self.node)
+        if step.reason == "Stale":
+            self.journal = False
 
     def _attached(self, kernel: Kernel) -> None:
         if kernel.attached:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from twinvault_core.model import ReplicationRecord, ReplicationStatus
+from twinvault_core.model import ReplicationRecord, ReplicationSpec, ReplicationStatus
+from twinvault_core.numbers import Device, device_of
 from twinvault_core.replication_record import start_record
 
 from .kernel import NODES
@@ -19,6 +20,7 @@ class Sent:
     version: int
     record: ReplicationRecord
     by: str
+    device: Device | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Report:
 class Pod:
     uid: int
     node: str
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A VolumeReplica. Replaced as a whole with every write, so a reader may keep an old one."""
+
+    uid: int
+    node: str
+    spec: ReplicationSpec | None = None
+    deleting: bool = False
 
 
 @dataclass
@@ -52,11 +64,20 @@ class Api:
     deleting: bool = False
     hold: bool = False
     verify: bool = False
+    replicas: dict[str, Replica] = field(default_factory=dict)
+    device: Device = field(default_factory=lambda: device_of(0))
+    claims: set[int] = field(default_factory=lambda: {0})
+    leaving: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+    paired: bool = True
+    made: bool = False
     counter: int = 0
 
-    def send(self, version: int, record: ReplicationRecord, by: str) -> int:
+    def send(
+        self, version: int, record: ReplicationRecord, by: str, device: Device | None = None
+    ) -> int:
         self.counter += 1
-        self.flight.append(Sent(self.counter, version, record, by))
+        self.flight.append(Sent(self.counter, version, record, by, device))
         return self.counter
 
     def deliver(self, index: int) -> None:
@@ -64,6 +85,8 @@ class Api:
         self.outcome[sent.number] = sent.version == self.version
         if sent.version == self.version:
             before, self.record = self.record, sent.record
+            self.device = sent.device or self.device
+            self.made = self.made or len(self.record.in_sync) > 1
             self.version += 1
             self.on_change(before, sent.record, sent.by)
 

@@ -14,17 +14,25 @@ from collections.abc import Callable
 from twinvault_core.fence import FenceExit
 from twinvault_core.replication_state import Disk, DrbdRole, SyncState
 
-from .kernel import BLOCKS, NODES, USABLE, Image, Kernel, Write, other
+from .kernel import BLOCKS, NODES, USABLE, Image, Kernel, Write
 
 
 class Drbd:
-    """Both kernels and the link. ``acknowledge`` is told of every write that is done for a pod."""
+    """All kernels and the links. ``acknowledge`` is told of every write that is done for a pod.
 
-    def __init__(self, acknowledge: Callable[[str, Write, bool], None]) -> None:
-        self.images = {node: Image() for node in NODES}
-        self.kernels = {node: Kernel(node, self.images[node]) for node in NODES}
-        self.running = dict.fromkeys(NODES, True)
-        self.stopped = dict.fromkeys(NODES, False)
+    A kernel looks for one peer at one port, and takes whoever calls there.
+    """
+
+    def __init__(
+        self, acknowledge: Callable[[str, Write, bool], None], nodes: tuple[str, ...] = NODES
+    ) -> None:
+        self.nodes = nodes
+        self.images = {node: Image() for node in nodes}
+        self.kernels = {node: Kernel(node, self.images[node]) for node in nodes}
+        for node in NODES:
+            self.kernels[node].peer = NODES[1 - NODES.index(node)]
+        self.running = dict.fromkeys(nodes, True)
+        self.stopped = dict.fromkeys(nodes, False)
         self.cable = True
         self.latched = False
         self.counter = 0
@@ -37,26 +45,34 @@ class Drbd:
     def active(self, node: str) -> bool:
         return self.running[node] and not self.stopped[node]
 
-    def linked(self) -> bool:
+    def other(self, node: str) -> Kernel:
+        """The kernel that this one is linked with, else the one that it looks for."""
+        mine = self.kernels[node]
+        for kernel in self.kernels.values():
+            if mine.link is not None and kernel is not mine and kernel.link == mine.link:
+                return kernel
+        return self.kernels[mine.peer or node]
+
+    def linked(self, node: str) -> bool:
         """Messages pass: same connection on both sides, cable in, both running."""
-        one, two = self.kernels.values()
+        one = self.kernels[node]
+        two = self.other(node)
         same = one.link is not None and one.link == two.link
-        return same and self.cable and all(self.active(n) for n in NODES)
+        return same and self.cable and self.active(node) and self.active(two.node)
 
     def can_acknowledge(self, node: str) -> bool:
         """Not while it waits for a peer that is gone, and not without good data."""
         kernel = self.kernels[node]
         alone = kernel.link is None and kernel.disk in USABLE
-        return kernel.is_serving() and (alone or self.linked())
+        return kernel.is_serving() and (alone or self.linked(node))
 
     def refresh(self) -> None:
         """Each side tells the other of its changes while messages pass."""
-        if not self.linked():
-            return
-        for node in NODES:
-            mine, peer = self.kernels[node], self.kernels[other(node)]
-            mine.peer_role, mine.peer_disk = peer.role, peer.disk
-            mine.peer_held = peer.held
+        for node in self.nodes:
+            if self.linked(node):
+                mine, peer = self.kernels[node], self.other(node)
+                mine.peer_role, mine.peer_disk = peer.role, peer.disk
+                mine.peer_held = peer.held
 
     # -- faults ----------------------------------------------------------------------------------
 
@@ -66,7 +82,7 @@ class Drbd:
             image.crashed_primary = True
             image.dirty |= {w.block for w in kernel.pending.values()}
         self.running[node] = self.stopped[node] = False
-        self.kernels[node] = Kernel(node, image)
+        self.kernels[node] = Kernel(node, image, kernel.peer, kernel.port)
 
     def break_disk(self, node: str) -> None:
         """The image gives an error: detached at once, nothing of it can be read again."""
@@ -77,7 +93,7 @@ class Drbd:
         image.ancestors, image.dirty, image.crashed_primary = set(), set(), False
         kernel = self.kernels[node]
         kernel.attached = False
-        self._end_sync(keep=True)
+        self._end_sync(node)
         self.complete()
 
     def replace_disk(self, node: str) -> None:
@@ -100,20 +116,20 @@ class Drbd:
     def reattach(self, node: str, *, fresh: bool = False) -> None:
         """While connected the two negotiate at once; otherwise the next handshake does."""
         kernel = self.kernels[node]
-        if kernel.link is not None and not self.linked():
+        if kernel.link is not None and not self.linked(node):
             return  # it waits for the peer's answer
         if kernel.link is None:
             kernel.wants_link = False
         self.attach(node, fresh=fresh)
-        if not kernel.attached or not self.linked():
+        if not kernel.attached or not self.linked(node):
             return
-        one, two = self.kernels.values()
+        peer = self.other(node)
+        one, two = sorted((kernel, peer), key=lambda k: k.node)
         source, full = self._choose_source(one, two)
-        peer = self.kernels[other(node)]
         if isinstance(source, str) or (source is kernel and peer.primary):
             kernel.attached = False
             return
-        target = None if source is None else self.kernels[other(source.node)]
+        target = None if source is None else two if source is one else one
         self._agree(one, two, source, target, full)
         self.refresh()
         self.complete()
@@ -126,10 +142,12 @@ class Drbd:
 
     def disconnect(self, node: str) -> None:
         """Graceful: the secondary side is outdated, and the primary goes on without asking."""
-        mine, peer = self.kernels[node], self.kernels[other(node)]
-        if self.linked() and any(k.primary and k.disk not in USABLE for k in (mine, peer)):
+        mine = self.kernels[node]
+        peer = self.other(node)
+        linked = self.linked(node)
+        if linked and any(k.primary and k.disk not in USABLE for k in (mine, peer)):
             return  # refused: a primary would be left without good data
-        if self.linked() and (mine.primary or peer.primary):
+        if linked and (mine.primary or peer.primary):
             outdated = peer if mine.primary else mine
             if outdated.attached and outdated.disk in USABLE:
                 outdated.image.state = Disk.OUTDATED
@@ -137,7 +155,7 @@ class Drbd:
             for kernel in (mine, peer):
                 if kernel.peer_disk in USABLE:
                     kernel.peer_disk = Disk.OUTDATED
-        graceful = self.linked()
+        graceful = self.linked(node)
         mine.wants_link = False
         self._unlink(mine)
         if graceful:
@@ -145,7 +163,23 @@ class Drbd:
 
     def down(self, node: str) -> None:
         self.disconnect(node)
-        self.kernels[node] = Kernel(node, self.images[node])
+        before = self.kernels[node]
+        self.kernels[node] = Kernel(node, self.images[node], before.peer, before.port)
+
+    def erase(self, node: str) -> None:
+        """The image and its metadata, out of the kernel."""
+        self.images[node] = Image()
+        before = self.kernels[node]
+        self.kernels[node] = Kernel(node, self.images[node], before.peer, before.port)
+
+    def stand_alone(self, node: str) -> None:
+        """Up and whole, with nobody to ask."""
+        self.disconnect(node)
+        self.attach(node)
+        kernel = self.kernels[node]
+        kernel.peer_disk = Disk.OUTDATED
+        if kernel.attached and kernel.image.generation is not None:
+            kernel.image.state = Disk.UP_TO_DATE
 
     def force_disconnect(self, node: str) -> None:
         """Without a word to the peer, which finds the link lost."""
@@ -178,7 +212,7 @@ class Drbd:
         if kernel.primary or kernel.disk not in USABLE:
             return kernel.primary
         if kernel.link is not None:
-            if not self.linked() or kernel.peer_role is DrbdRole.PRIMARY:
+            if not self.linked(node) or kernel.peer_role is DrbdRole.PRIMARY:
                 return False
             kernel.role = DrbdRole.PRIMARY
             kernel.image.crashed_primary = True
@@ -218,8 +252,8 @@ class Drbd:
             self.refresh()
 
     def skip_first_sync(self, node: str) -> None:
-        mine, peer = self.kernels[node], self.kernels[other(node)]
-        if not self.linked() or any(k.primary or not k.attached for k in (mine, peer)):
+        mine, peer = self.kernels[node], self.other(node)
+        if not self.linked(node) or any(k.primary or not k.attached for k in (mine, peer)):
             return
         if any(
             k.image.generation is not None or any(k.image.blocks.values()) for k in (mine, peer)
@@ -249,13 +283,26 @@ class Drbd:
     # -- the link --------------------------------------------------------------------------------
 
     def can_meet(self) -> bool:
-        kernels = self.kernels.values()
-        ready = all(k.up and k.wants_link and k.link is None for k in kernels)
-        return ready and self.cable and all(self.active(n) for n in NODES)
+        return bool(self.find_meetings())
 
-    def meet(self) -> None:
+    def find_meetings(self) -> list[tuple[Kernel, Kernel]]:
+        """Pairs of which one looks for the other, who listens at the same port."""
+        ready = [
+            k
+            for k in self.kernels.values()
+            if k.up and k.wants_link and k.link is None and self.cable and self.active(k.node)
+        ]
+        return [
+            (one, two)
+            for one in ready
+            for two in ready
+            if one.node < two.node and one.port == two.port
+            if one.peer == two.node or two.peer == one.node
+        ]
+
+    def meet(self, index: int = 0) -> None:
         """The handshake: refuse, or agree who copies what to whom."""
-        one, two = self.kernels.values()
+        one, two = self.find_meetings()[index]
         if one.primary and two.primary:
             one.wants_link = two.wants_link = False
             return
@@ -267,7 +314,7 @@ class Drbd:
             one.wants_link = two.wants_link = False
             one.diverged = two.diverged = True
             return
-        target = None if source is None else self.kernels[other(source.node)]
+        target = None if source is None else two if source is one else one
         if target is not None and target.primary and target.disk in USABLE:
             target.wants_link = False
             return
@@ -334,12 +381,11 @@ class Drbd:
 
     def copy(self) -> None:
         """One block of a resync, or its end; nothing while it is latched."""
-        source = next(
-            (k for k in self.kernels.values() if k.syncing is SyncState.SYNC_SOURCE), None
-        )
-        if source is None or not self.linked():
+        sources = (k for k in self.kernels.values() if k.syncing is SyncState.SYNC_SOURCE)
+        source = next((k for k in sources if self.linked(k.node)), None)
+        if source is None:
             return
-        target = self.kernels[other(source.node)]
+        target = self.other(source.node)
         if source.held or target.held:
             return
         busy = {w.block for k in (source, target) for w in k.pending.values()}
@@ -354,19 +400,21 @@ class Drbd:
 
     def verify(self, node: str) -> None:
         """Begin to compare; only what is equal, as far as DRBD knows."""
-        mine, peer = self.kernels[node], self.kernels[other(node)]
+        mine, peer = self.kernels[node], self.other(node)
         whole = all(k.disk is Disk.UP_TO_DATE for k in (mine, peer))
-        if self.linked() and whole and mine.syncing is SyncState.OFF:
+        if self.linked(node) and whole and mine.syncing is SyncState.OFF:
             mine.syncing, peer.syncing = SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET
 
     def end_verify(self) -> bool:
         """The pass is over; False when there was none, or the link cut it off."""
-        states = {k.syncing for k in self.kernels.values()}
-        if states != {SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET} or not self.linked():
-            return False
         for kernel in self.kernels.values():
-            kernel.syncing = SyncState.OFF
-        return True
+            if kernel.syncing is not SyncState.VERIFY_SOURCE or not self.linked(kernel.node):
+                continue
+            peer = self.other(kernel.node)
+            if peer.syncing is SyncState.VERIFY_TARGET:
+                kernel.syncing = peer.syncing = SyncState.OFF
+                return True
+        return False
 
     def _finish_sync(self, source: Kernel, target: Kernel) -> None:
         target.image.generation = source.image.generation
@@ -378,14 +426,14 @@ class Drbd:
             kernel.image.crashed_primary = kernel.primary
         self.refresh()
 
-    def _end_sync(self, *, keep: bool) -> None:
-        for kernel in self.kernels.values():
+    def _end_sync(self, node: str) -> None:
+        mine = self.kernels[node]
+        for kernel in (mine, self.other(node) if self.linked(node) else mine):
             kernel.syncing, kernel.left = SyncState.OFF, set()
-        if keep:
-            self.refresh()
+        self.refresh()
 
     def notices_loss(self, node: str) -> bool:
-        return self.kernels[node].link is not None and not self.linked()
+        return self.kernels[node].link is not None and not self.linked(node)
 
     def lose(self, node: str) -> None:
         """This side finds that the peer does not answer."""
@@ -435,18 +483,18 @@ class Drbd:
         if local and kernel.attached and not write.local:
             write.local = True
             kernel.image.blocks[write.block] = write.number
-        peer = self.kernels[other(kernel.node)]
-        if remote and self.linked() and peer.attached and not write.remote:
+        peer = self.other(kernel.node)
+        if remote and self.linked(kernel.node) and peer.attached and not write.remote:
             write.remote = True
             peer.image.blocks[write.block] = write.number
 
     def _acknowledge_done(self, kernel: Kernel) -> None:
-        peer = self.kernels[other(kernel.node)]
+        peer = self.other(kernel.node)
         for write in list(kernel.pending.values()):
             if kernel.frozen or (kernel.attached and not write.local):
                 continue
             if kernel.link is not None:
-                if not self.linked():
+                if not self.linked(kernel.node):
                     continue
                 if peer.attached and not write.remote:
                     continue

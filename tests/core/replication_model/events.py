@@ -9,7 +9,7 @@ from twinvault_core.replication_state import SyncState
 from twinvault_core.replication_view import Applied
 
 from .api import Pod
-from .kernel import BLOCKS, NODES, USABLE, other
+from .kernel import BLOCKS, NODES, USABLE
 
 if TYPE_CHECKING:
     from .world import World
@@ -29,7 +29,7 @@ def list_actions(world: World) -> list[Action]:
 
 
 def _agents_work(world: World) -> Iterator[Action]:
-    for node in NODES:
+    for node in world.nodes:
         agent = world.agents[node]
         if not (world.drbd.active(node) and agent.alive):
             continue
@@ -41,6 +41,8 @@ def _agents_work(world: World) -> Iterator[Action]:
         if world.api_up[node]:
             yield ("beat", node)
             yield ("kubelet", node)
+            if world.moves and agent.heard != world.api.replicas.get(node):
+                yield ("hear", node)
 
 
 def _operators_work(world: World) -> Iterator[Action]:
@@ -56,21 +58,20 @@ def _cluster_works(world: World) -> Iterator[Action]:
     yield ("tick", 0)
     if api.pod is not None:
         yield ("end_pod", 0)
-        if not api.published:
+        if not api.published and api.pod.node in world.members():
             yield ("attach", 0)
     elif not api.published and not api.deleting:
-        yield from (("schedule", n) for n in NODES if n not in api.marked)
+        yield from (("schedule", n) for n in world.members() if n not in api.marked)
 
 
 def _kernels_work(world: World) -> Iterator[Action]:
     drbd = world.drbd
-    if drbd.can_meet():
-        yield ("meet", 0)
+    yield from (("meet", index) for index in range(len(drbd.find_meetings())))
     if any(k.left for k in drbd.kernels.values()):
         yield ("copy", 0)
     if any(k.syncing is SyncState.VERIFY_SOURCE for k in drbd.kernels.values()):
         yield ("verified", 0)
-    for node in NODES:
+    for node in world.nodes:
         kernel = drbd.kernels[node]
         if not drbd.active(node):
             continue
@@ -84,7 +85,7 @@ def _kernels_work(world: World) -> Iterator[Action]:
 
 def _node_faults(world: World) -> Iterator[Action]:
     drbd = world.drbd
-    for node in NODES:
+    for node in world.nodes:
         yield ("power_cut" if drbd.running[node] else "power", node)
         if drbd.running[node]:
             yield ("continue" if drbd.stopped[node] else "stop", node)
@@ -113,15 +114,36 @@ def _other_faults(world: World) -> Iterator[Action]:
     if not drbd.latched and any(k.left for k in drbd.kernels.values()):
         yield ("latch", 0)
     free = api.pod is None and not api.published and not any(world.staged.values())
-    if free and not api.deleting:
+    if free and not api.deleting and not world.moves:
         yield ("delete", 0)
+    if world.moves:
+        yield from _people_move_replicas(world)
+
+
+def _people_move_replicas(world: World) -> Iterator[Action]:
+    api = world.api
+    yield from (("evacuate", n) for n in world.nodes if n != NODES[0] and n not in api.leaving)
+    if api.leaving:
+        yield ("stay", 0)
+    yield ("unpair" if api.paired else "pair", 0)
+    for node, replica in api.replicas.items():
+        if replica.deleting and node not in api.gone:
+            yield ("say_gone", node)
 
 
 def _other_has_all(world: World, node: str) -> bool:
-    """Both replicas without a disk is a loss that no protocol prevents; a person decides then."""
-    peer = other(node)
-    usable = world.drbd.images[peer].state in USABLE and not world.agents[peer].detached
-    return usable and peer in world.api.record.in_sync
+    """Both replicas without a disk is a loss that no protocol prevents; a person decides then.
+    While a replica is moved there is one copy for a time.
+    """
+    if world.moves and (world.api.leaving or world.api.flight or not world.api.paired):
+        return False
+    others = set(world.members()) - {node}
+    return any(
+        world.drbd.images[peer].state in USABLE
+        and not world.agents[peer].detached
+        and peer in world.api.record.in_sync
+        for peer in others
+    )
 
 
 # -- what they do ---------------------------------------------------------------------------------
@@ -170,6 +192,13 @@ def _differs(world: World, node: str) -> None:
 def _schedule(world: World, node: str) -> None:
     world.api.counter += 1
     world.api.pod, world.api.published = Pod(world.api.counter, node), node
+    _published(world)
+
+
+def _published(world: World) -> None:
+    """By compare-and-swap on the Volume, which tells who has a replica too."""
+    if world.moves:
+        world.api.touch()
 
 
 def _write(how: int) -> Callable[[World, str], None]:
@@ -178,6 +207,10 @@ def _write(how: int) -> Callable[[World, str], None]:
         world.drbd.write(node, block, local=bool(how & 1), remote=bool(how & 2))
 
     return write
+
+
+def _evacuate(world: World, node: str) -> None:
+    world.api.leaving = {node}
 
 
 ON_NODE: Mapping[str, Callable[[World, str], None]] = {
@@ -200,6 +233,9 @@ ON_NODE: Mapping[str, Callable[[World, str], None]] = {
     "start_agent": _start_agent,
     "differs": _differs,
     "schedule": _schedule,
+    "hear": lambda world, node: world.agents[node].hear(),
+    "evacuate": _evacuate,
+    "say_gone": lambda world, node: world.api.gone.add(node),
     **{f"write{how}": _write(how) for how in range(4)},
 }
 
@@ -227,6 +263,7 @@ def _end_pod(world: World, _: int) -> None:
 
 def _attach(world: World, _: int) -> None:
     world.api.published = world.api.pod.node if world.api.pod else ""
+    _published(world)
 
 
 def _cut(world: World, _: int) -> None:
@@ -238,7 +275,7 @@ def _mend(world: World, _: int) -> None:
 
 
 def _readdress(world: World, _: int) -> None:
-    world.applied = dict.fromkeys(NODES, Applied.ADDRESS)
+    world.applied = dict.fromkeys(world.nodes, Applied.ADDRESS)
 
 
 def _latch(world: World, _: int) -> None:
@@ -267,12 +304,17 @@ def _delete(world: World, _: int) -> None:
     world.api.deleting = True
 
 
+def _set_paired(world: World, paired: bool) -> None:
+    world.api.paired = paired
+    world.api.touch()
+
+
 ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
     "sync": lambda world, index: world.operators[index].sync(),
     "act": lambda world, index: world.operators[index].act(),
     "deliver": lambda world, index: world.api.deliver(index),
     "touch": lambda world, _: world.api.touch(),
-    "meet": lambda world, _: world.drbd.meet(),
+    "meet": lambda world, index: world.drbd.meet(index),
     "copy": lambda world, _: world.drbd.copy(),
     "operator_down": _operator_down,
     "operator_up": _operator_up,
@@ -289,4 +331,7 @@ ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
     "turn": _turn,
     "ask_verify": _ask_verify,
     "verified": _verified,
+    "stay": lambda world, _: world.api.leaving.clear(),
+    "pair": lambda world, _: _set_paired(world, True),
+    "unpair": lambda world, _: _set_paired(world, False),
 }

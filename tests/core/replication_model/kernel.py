@@ -53,8 +53,8 @@ class Write:
 class Kernel:
     """The kernel of one node: what a power cut loses."""
 
-    def __init__(self, node: str, image: Image) -> None:
-        self.node, self.image = node, image
+    def __init__(self, node: str, image: Image, peer: str = "", port: int = 0) -> None:
+        self.node, self.image, self.peer, self.port = node, image, peer, port
         self.up = False
         self.attached = False
         self.wants_link = False

@@ -7,10 +7,18 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from unittest.mock import patch
 
-from twinvault_core import failover, fence, replication, replication_record
+from twinvault_core import (
+    failover,
+    fence,
+    member_plan,
+    replication,
+    replication_record,
+    replication_start,
+)
 from twinvault_core.failover import Loss
 from twinvault_core.fence import CasOutcome, FenceAnswer, FenceExit, Promotion
-from twinvault_core.model import ReplicationRecord
+from twinvault_core.model import ReplicationRecord, Volume
+from twinvault_core.numbers import Device
 from twinvault_core.replication_record import Made
 from twinvault_core.replication_state import Disk
 from twinvault_core.replication_view import ReplicationView, Step, StepKind
@@ -162,6 +170,41 @@ def with_the_record_read_last() -> Iterator[Decisions]:
     yield Decisions(step=step)
 
 
+@contextmanager
+def with_a_port_for_life() -> Iterator[Decisions]:
+    """A replica that was left behind finds the volume where it always was."""
+
+    def keep(volume: Volume, _number: int) -> Device:
+        assert volume.device is not None
+        return volume.device
+
+    with patch.object(member_plan, "_next_device", keep):
+        yield Decisions()
+
+
+@contextmanager
+def with_trust_in_earlier_replicas() -> Iterator[Decisions]:
+    """An image that a node held before is taken for one that only fell behind."""
+
+    def step(view: ReplicationView) -> Step:
+        return replication.decide_replication_step(replace(view, stale=False))
+
+    yield Decisions(step=step)
+
+
+@contextmanager
+def without_members() -> Iterator[Decisions]:
+    """The record does not know who has a replica; the objects, which may be old, say it."""
+    names = ("OnlyMembers", "MembersAlone")
+    rules = {n: rule for n, rule in replication_record.RULES.items() if n not in names}
+    with (
+        patch.object(replication_record, "RULES", rules),
+        patch.object(replication, "is_member", lambda *_: True),
+        patch.object(replication_start, "is_member", lambda *_: True),
+    ):
+        yield Decisions()
+
+
 MUTATIONS: dict[str, Callable[[], AbstractContextManager[Decisions]]] = {
     "R1": without_r1,
     "R2 when the record moves": without_r2,
@@ -172,4 +215,7 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager[Decisions]]] = {
     "lease expired": without_lease_evidence,
     "only the primary adds": with_anyone_adding,
     "the record is read first": with_the_record_read_last,
+    "each set of replicas has its own port": with_a_port_for_life,
+    "an earlier replica is copied whole": with_trust_in_earlier_replicas,
+    "the record knows who has a replica": without_members,
 }

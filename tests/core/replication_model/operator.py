@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from twinvault_core.failover_view import (
@@ -19,11 +20,12 @@ from twinvault_core.failover_view import (
     VolumeEvidence,
     watch_lease,
 )
-from twinvault_core.model import FirstSync, Meta, Volume, VolumeReplica
+from twinvault_core.model import FirstSync, Meta, ReplicaState, Volume, VolumeReplica
+from twinvault_core.names import FINALIZER_REPLICA
 from twinvault_core.replication_state import Disk
 
-from .api import Report
-from .kernel import NODES
+from .api import Replica, Report
+from .moves import plan_and_apply, site_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -54,8 +56,15 @@ class Operator:
             "pod": api.pod,
             "published": api.published,
             "deleting": api.deleting,
+            "replicas": dict(api.replicas),
+            "device": api.device,
+            "claims": set(api.claims),
+            "leaving": set(api.leaving),
+            "gone": set(api.gone),
+            "paired": api.paired,
+            "made": api.made,
         }
-        for node in NODES:
+        for node in self.world.nodes:
             self.seen[node] = watch_lease(
                 self.seen.get(node),
                 str(api.lease[node]),
@@ -68,14 +77,17 @@ class Operator:
     def act(self) -> None:
         if not self.cache or self.cache["deleting"]:
             return
-        nodes = {node: self._evidence(node) for node in NODES}
+        nodes = {node: self._evidence(node) for node in self.world.nodes}
         volume = self._volume()
-        self._first_sync()
+        if self.world.moves:
+            plan_and_apply(self, volume, nodes)
+        else:
+            self._first_sync()
         pod = self.cache["pod"]
         pods = () if pod is None else (PodUse("his", "db", str(pod.uid), pod.node, ("v",)),)
         published = self.cache["published"]
         attachments = (Attachment("va", published, "v"),) if published else ()
-        for node in NODES:
+        for node in self.world.nodes:
             view = NodeView(node, nodes, (volume,), pods, attachments)
             for step in self.world.decisions.node_failover(view):
                 self._apply(step, nodes)
@@ -87,7 +99,7 @@ class Operator:
         seen = self.seen[node]
         return NodeEvidence(
             node,
-            f"site-{node}",
+            site_of(node),
             expired=seen.expired(EXPIRED_TICKS),
             silent_seconds=seen.silent_seconds(),
             well_seconds=seen.well_seconds(EXPIRED_TICKS),
@@ -103,25 +115,35 @@ class Operator:
             published_to=published,
             record=self.cache["record"],
         )
-        replicas = tuple(self._replica(node) for node in NODES)
+        held = self.cache["replicas"] if self.world.moves else self.world.nodes
+        replicas = tuple(self._replica(node) for node in sorted(held))
         return VolumeEvidence(volume, replicas, PairPolicy(stable_seconds=STABLE_TICKS))
 
     def _replica(self, node: str) -> VolumeReplica:
         report: Report | None = self.cache["reports"].get(node)
+        known: Replica | None = self.cache["replicas"].get(node)
         return VolumeReplica(
-            Meta(f"v.{node}"),
+            Meta(
+                f"v.{node}",
+                uid=str(known.uid) if known else "",
+                deleting=known is not None and known.deleting,
+                finalizers=frozenset({FINALIZER_REPLICA}),
+            ),
             "v",
             "uid",
             node,
-            f"site-{node}",
+            site_of(node),
             "fast",
             4096,
+            state=ReplicaState.READY,
+            status_size_bytes=4096,
             in_use=report is not None and report.in_use,
-            replication_status=report.status if report else None,
+            replication=known.spec if known else None,
+            replication_status=replace(report.status, blank=report.blank) if report else None,
         )
 
     def _first_sync(self) -> None:
-        reports = [self.cache["reports"].get(node) for node in NODES]
+        reports = [self.cache["reports"].get(node) for node in self.world.nodes]
         new = all(
             r is not None
             and r.blank

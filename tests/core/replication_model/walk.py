@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .agent import Decisions
 from .events import Action
+from .kernel import NODES
 from .world import ViolationError, World
 
 FAULTS = frozenset(
@@ -39,6 +40,7 @@ class Course:
     steps: int = 250
     only: frozenset[str] = frozenset()
     weights: dict[str, float] = field(default_factory=dict)
+    nodes: tuple[str, ...] = NODES
 
     def weigh(self, action: Action, fault_rate: float) -> float:
         name = action[0]
@@ -88,10 +90,49 @@ LOST_SITES = Course(
 """Nodes, links and the API go and come back, often together: failover upon failover."""
 
 
+MOVES = Course(
+    steps=400,
+    nodes=("a", "b", "c"),
+    weights={
+        **dict.fromkeys(WRITES, 0.4),
+        **dict.fromkeys(("power", "continue", "mend", "operator_up"), 2.0),
+        **dict.fromkeys(("start_agent", "api_up"), 6.0),
+        **dict.fromkeys(("readdress", "differs", "break_disk"), 0.05),
+        **dict.fromkeys(("loop", "stage", "deliver", "sync", "act", "hear"), 3.0),
+        **dict.fromkeys(("evacuate", "say_gone"), 0.3),
+        **dict.fromkeys(("stay", "unpair"), 0.1),
+        **dict.fromkeys(("hold", "ask_verify"), 0.02),
+        "pair": 0.5,
+        "meet": 3.0,
+        "copy": 2.0,
+        "end_pod": 0.05,
+    },
+)
+"""A third node: replicas are moved, taken away and added while all of that fails."""
+
+
+MOVES_BACK = Course(
+    steps=700,
+    nodes=MOVES.nodes,
+    weights={
+        **MOVES.weights,
+        **dict.fromkeys(WRITES, 0.6),
+        **dict.fromkeys(("power_cut", "stop", "cut", "api_down"), 0.3),
+        **dict.fromkeys(("say_gone", "kill_agent"), 3.0),
+        **dict.fromkeys(("unpair", "stay", "end_pod", "latch", "touch"), 0.05),
+        "evacuate": 0.6,
+        "tick": 2.0,
+        "start_agent": 1.0,
+        "operator_down": 0.2,
+    },
+)
+"""Nodes are given up while their kernels live on, and get a replica again later."""
+
+
 def walk(seed: int, decisions: Decisions | None = None, course: Course = ANYTHING) -> World:
     """One course; ViolationError when an invariant breaks, also while healing at the end."""
     chance = random.Random(seed)
-    world = World(decisions, ready=bool(course.only) or seed % 8 != 0)
+    world = World(decisions, ready=bool(course.only) or seed % 8 != 0, nodes=course.nodes)
     fault_rate = chance.choice((0.02, 0.05, 0.15))
     for _ in range(course.steps):
         actions = world.actions()

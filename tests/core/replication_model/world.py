@@ -6,7 +6,7 @@ any course ``heal()`` takes all faults away and demands that the volume works ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twinvault_core.failover_view import Swap
 from twinvault_core.fence import FenceExit
@@ -18,7 +18,7 @@ from .agent import Agent, Decisions, is_blank
 from .api import Api, Report
 from .drbd import Drbd
 from .events import ELSEWHERE, ON_NODE, Action, list_actions
-from .kernel import BLOCKS, NODES, USABLE, Write, other
+from .kernel import BLOCKS, NODES, USABLE, Write
 from .operator import EXPIRED_TICKS, Operator
 
 
@@ -43,19 +43,29 @@ class World:
     operators: list[Operator]
     decisions: Decisions
 
-    def __init__(self, decisions: Decisions | None = None, *, ready: bool = True) -> None:
-        self.decisions = decisions or Decisions()
+    def __init__(
+        self,
+        decisions: Decisions | None = None,
+        *,
+        ready: bool = True,
+        nodes: tuple[str, ...] = NODES,
+    ) -> None:
+        self.decisions, self.nodes = decisions or Decisions(), nodes
+        self.moves = len(nodes) > len(NODES)
         self.api = Api(self._record_changed)
-        self.drbd = Drbd(self._acknowledged)
+        self.api.lease = dict.fromkeys(nodes, 0)
+        if self.moves:
+            self.api.record = replace(self.api.record, nodes=frozenset(NODES))
+        self.drbd = Drbd(self._acknowledged, nodes)
         self.acknowledged = dict.fromkeys(BLOCKS, 0)
-        self.staged, self.app = dict.fromkeys(NODES, False), dict.fromkeys(NODES, False)
-        self.api_up = dict.fromkeys(NODES, True)
-        self.applied = dict.fromkeys(NODES, Applied.SAME)
-        self.agents = {node: Agent(self, node) for node in NODES}
+        self.staged, self.app = dict.fromkeys(self.nodes, False), dict.fromkeys(self.nodes, False)
+        self.api_up = dict.fromkeys(self.nodes, True)
+        self.applied = dict.fromkeys(self.nodes, Applied.SAME)
+        self.agents = {node: Agent(self, node) for node in self.nodes}
         self.operators = [Operator(self), Operator(self)]
         self.tick = 0
-        self.renewed = dict.fromkeys(NODES, 0)
-        self.saw_link = dict.fromkeys(NODES, False)
+        self.renewed = dict.fromkeys(self.nodes, 0)
+        self.saw_link = dict.fromkeys(self.nodes, False)
         self.trace: list[Action] = []
         self.steps: set[StepKind] = set()
         if ready:
@@ -65,10 +75,10 @@ class World:
 
     def check(self) -> None:
         self._check_every_write_is_held()
-        able = [n for n in NODES if self.drbd.can_acknowledge(n)]
+        able = [n for n in self.nodes if self.drbd.can_acknowledge(n)]
         if len(able) > 1:
             raise ViolationError("two primaries that can both acknowledge")
-        for node in NODES:
+        for node in self.nodes:
             if self.drbd.kernels[node].diverged:
                 raise ViolationError("the replicas diverged")
 
@@ -94,6 +104,8 @@ class World:
         if after.primary != before.primary:
             if by or after.epoch != before.epoch + 1 or after.primary not in before.in_sync:
                 raise ViolationError("R2: primary without being in sync, or not by the operator")
+        elif after.nodes and not after.in_sync <= after.nodes:
+            raise ViolationError("somebody is counted on who holds no replica any more")
         elif after.epoch != before.epoch:
             raise ViolationError("the epoch moved without a new primary")
 
@@ -104,7 +116,9 @@ class World:
 
     def heard(self) -> dict[str, Heard]:
         """The truth, at the moment that an operator looks."""
-        return {node: Heard(self.tick - self.renewed[node], self.saw_link[node]) for node in NODES}
+        return {
+            node: Heard(self.tick - self.renewed[node], self.saw_link[node]) for node in self.nodes
+        }
 
     def check_failover(self, swap: Swap, heard: dict[str, Heard]) -> None:
         """A failover had its evidence: one is silent, and the other saw the link down."""
@@ -113,7 +127,7 @@ class World:
             return
         if heard[lost].silent_ticks < EXPIRED_TICKS:
             raise ViolationError(f"{lost} was given up while its agent was heard")
-        if heard[other(lost)].saw_link:
+        if heard[swap.after.primary].saw_link:
             raise ViolationError(f"{lost} was given up while its link was up")
 
     def check_eviction(self, node: str) -> None:
@@ -197,7 +211,10 @@ class World:
     def heal(self, rounds: int = 80) -> None:
         """With every fault gone the volume must come to work again, by itself."""
         self.drbd.cable = True
-        for node in NODES:
+        self.api.gone.clear()
+        for node in self.nodes:
+            if self.moves and node not in self.api.replicas and self.drbd.kernels[node].up:
+                self.do(("power_cut", node))  # whoever gave it up starts it anew
             self.drbd.running[node], self.drbd.stopped[node] = True, False
             self.drbd.replace_disk(node)
             self.api_up[node] = self.agents[node].alive = True
@@ -214,19 +231,23 @@ class World:
         for action in (("tick", 0), ("sync", 0), ("act", 0), ("sync", 1), ("act", 1)):
             self.do(action)
             self._deliver_all()
-        for node in NODES:
+        for node in self.nodes:
             for name in ("loop", "fence", "stage"):
                 for _ in range(4):
                     getattr(self.agents[node], f"advance_{name}")()
                     self._deliver_all()
                     self.check()
-            for name in ("kubelet", "beat"):
+            for name in ("kubelet", "beat", *(("hear",) if self.moves else ())):
                 self.do((name, node))
         self._kernels_go_on()
+        pod = self.api.pod
+        if pod is not None and pod.node not in self.members() and not self.api.published:
+            self.do(("end_pod", 0))  # it was scheduled before its node lost the replica
         if self.api.pod is not None and not self.api.published:
             self.do(("attach", 0))
         if self.api.pod is None and not self.api.published and not self.api.deleting:
-            target = NODES[self.drbd.counter % 2]
+            members = self.members()
+            target = members[self.drbd.counter % len(members)]
             if target not in self.api.marked:
                 self.do(("schedule", target))
 
@@ -235,15 +256,15 @@ class World:
             self.do(("deliver", 0))
 
     def _kernels_go_on(self) -> None:
-        for node in NODES:
+        for node in self.nodes:
             if self.drbd.notices_loss(node):
                 self.do(("lose", node))
-        if self.drbd.can_meet():
+        while self.drbd.can_meet():
             self.do(("meet", 0))
         for _ in BLOCKS:
             self.do(("copy", 0))
         self.do(("verified", 0))
-        for node in NODES:
+        for node in self.nodes:
             self.do(("complete", node))
             if self.app[node]:
                 self.do(("write3", node))
@@ -252,11 +273,28 @@ class World:
         kernels = self.drbd.kernels
         if self.api.deleting:
             return not any(k.up for k in kernels.values())
-        one, two = (self.drbd.images[n] for n in NODES)
-        equal = one.blocks == two.blocks and one.state is two.state is Disk.UP_TO_DATE
+        images = [self.drbd.images[n] for n in self.members()]
+        equal = all(
+            i.blocks == images[0].blocks and i.state is Disk.UP_TO_DATE and not i.broken
+            for i in images
+        )
         record = self.api.record
         serving = self.app[record.primary] and kernels[record.primary].is_serving()
-        return equal and serving and record.in_sync == set(NODES)
+        if self.moves and not self._is_settled():
+            return False
+        return equal and serving and record.in_sync == set(self.members())
+
+    def members(self) -> tuple[str, ...]:
+        """Nodes that hold a replica by the record."""
+        return tuple(sorted(self.api.record.nodes)) or NODES
+
+    def _is_settled(self) -> bool:
+        """As many replicas as a person wants, and none left over on a node that answers."""
+        others = set(self.members()) - {self.api.record.primary}
+        wanted = len(others) == int(self.api.paired)
+        return (
+            wanted and not others & self.api.leaving and set(self.api.replicas) == {*self.members()}
+        )
 
     def _describe(self) -> str:
         return f"{self.api.record} {[vars(k) for k in self.drbd.kernels.values()]} {vars(self.api)}"
