@@ -356,7 +356,9 @@ class World:
     def _observe_upkeep(self, volume: Volume) -> PairVolume:
         """What is done to the volumes of a pair in turn looks at this."""
         name, uid = volume.meta.name, volume.meta.uid
-        replicas = tuple(r for r in self.replicas.find("volume", name) if r.volume_uid == uid)
+        members = placed_nodes(volume)
+        found = (r for r in self.replicas.find("volume", name) if r.volume_uid == uid)
+        replicas = tuple(r for r in found if r.node in members)
         snapshotting = any(
             h.state is HolderState.PENDING
             for s in self.snapshots.find("volume", name)

@@ -250,7 +250,9 @@ class ReplicationReconciler:
 
     async def _settle_equal(self, replica: VolumeReplica, decided: Decided) -> None:
         record, kept = decided.seen.view.record, decided.seen.remembered
-        if record is None or (not kept.snapshotted and kept.equal_epoch == record.epoch):
+        known = kept.equal_epoch == record.epoch if record is not None else False
+        known = known and kept.replica_uid == replica.meta.uid
+        if record is None or (known and not kept.snapshotted):
             return
         work = partial(self._runner.drop_clones, replica, record.epoch)
         await self._heavy.run("drop_clones", work)

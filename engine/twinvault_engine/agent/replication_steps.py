@@ -79,7 +79,9 @@ class StepRunner:
         volume, uid = replica.volume, replica.volume_uid
         if self._memory.recall(volume, uid).snapshotted:
             self._clones.drop(replica.pool, volume)
-        self._memory.note(volume, uid, snapshotted=False, equal_epoch=epoch)
+        self._memory.note(
+            volume, uid, snapshotted=False, equal_epoch=epoch, replica_uid=replica.meta.uid
+        )
 
     def _act(self, act: Act) -> Work:
         def work(replica: VolumeReplica, _seen: Seen, _step: Step) -> None:
