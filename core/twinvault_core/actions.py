@@ -107,7 +107,7 @@ class ReleaseNumber:
 @dataclass(frozen=True)
 class CheckUnused:
     """Go on only if the API server itself says that nobody will ever use ``claim``: the uid of its
-    Volume is gone, or that Volume's status has another number.
+    Volume is gone.
     """
 
     kind: str

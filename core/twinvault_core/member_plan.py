@@ -16,7 +16,7 @@ The order keeps R1 whatever is killed or comes late:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -32,7 +32,7 @@ from .actions import (
     PatchStatus,
     Tell,
 )
-from .model import ReplicationPair, ReplicationRecord, Volume, VolumeReplica
+from .model import ReplicationPair, ReplicationRecord, Volume
 from .names import LABEL_REPLICA_PREFIX
 from .numbers import Device, device_of, numbers_of
 from .placement import Choice, Refusal, Wish, choose_node, shorten_reasons
@@ -247,21 +247,21 @@ def _write(
 
 
 def _choose_number(view: VolumeView, volume: Volume) -> int | None:
-    """One that this volume claimed and never used, else a free one."""
-    used = numbers_of(volume.device)
+    """One that this volume claimed and never used, else a free one; never one that it ever used:
+    a replica that was left behind keeps looking there.
+    """
+    used = numbers_of(volume.device) | view.former_numbers()
     spare = [c.number for c in view.own_claims() if c.number not in used]
-    if volume.device is None:
-        return min(spare, default=view.free_number)
-    # One that was left behind keeps looking at its old port: that is never used again.
-    newest = [n for n in spare if n not in view.former_numbers()]
-    return min(newest, default=view.free_number)
+    free = view.free_number if view.free_number not in used else None
+    return min(spare, default=free)
 
 
 def _next_device(volume: Volume, number: int) -> Device:
     """The device number stays: a filesystem may be mounted from it."""
-    if volume.device is None:
+    before, port = volume.device, device_of(number).port
+    if before is None:
         return device_of(number)
-    return replace(volume.device, port=device_of(number).port)
+    return Device(before.minor, port, (*before.retired, before.port))
 
 
 def _tell(record: ReplicationRecord, new: str, other: str) -> tuple[str, str]:
@@ -292,8 +292,7 @@ def plan_former_replicas(view: VolumeView, volume: Volume) -> tuple[Action, ...]
         if not replica.meta.deleting:
             steps.append(Delete(VOLUME_REPLICA, replica.meta))
             continue
-        given_up = plan_give_up(view, replica)
-        steps += (*_retire_port(volume, replica), *given_up) if given_up else ()
+        steps += plan_give_up(view, replica)
     return tuple(steps)
 
 
@@ -307,14 +306,3 @@ def plan_labels(view: VolumeView) -> tuple[Action, ...]:
     return tuple(
         LabelNode(NODE, node, key, node in wanted) for node in sorted(wanted ^ view.labelled)
     )
-
-
-def _retire_port(volume: Volume, replica: VolumeReplica) -> tuple[Action, ...]:
-    """Nobody saw the kernel of a lost node let go: its port is never given to anybody again while
-    this volume lives.
-    """
-    device, spec = volume.device, replica.replication
-    if device is None or spec is None or spec.port in (device.port, *device.retired):
-        return ()
-    retired = replace(device, retired=(*device.retired, spec.port))
-    return (PatchStatus(VOLUME, volume.meta, {"replicationDevice": retired.to_dict()}),)

@@ -7,8 +7,11 @@ sees to it that nobody else has it:
 3. Only then replicas are made with it.
 4. When the Volume goes: replicas first, then the claim, then the Volume's finalizer.
 A kill after step 1 leaves a claim that names its volume by uid: the next try uses it again. A claim
-is released only when the API server itself says that this uid is gone or that its status has
-other numbers; neither is ever taken back.
+is released only when the volume goes, or when the API server itself says that its uid is gone; that
+is never taken back. Were one released because the status has other numbers, then
+1. an operator claims a number for a new port and sends the write that uses it,
+2. another one, that knows of no change, releases the claim,
+3. the write of 1 arrives, and the port is anybody's, even this volume's next one.
 
 When a replica moves its volume gets a new port and keeps its device number: the port's number is
 then another one, claimed in the same way.
@@ -48,8 +51,8 @@ class Claim:
 class Device:
     """``Volume.status.replicationDevice``. The port changes with the replicas, the minor does not.
 
-    ``retired``: ports of replicas that were given up without their node; such a node may come back
-    and look there for its peer, so they stay claimed as long as the volume lives.
+    ``retired``: ports that it had before. A replica that was left behind may come back and look
+    there for its peer, so they stay claimed as long as the volume lives.
     """
 
     minor: int

@@ -30,10 +30,10 @@ from .actions import (
     plan_finalizer,
 )
 from .ids import replica_name
-from .member_plan import Change, find_change, plan_former_replicas, plan_labels, plan_members
+from .member_plan import plan_former_replicas, plan_labels, plan_members
 from .model import Meta, ReplicaState, Volume, VolumeReplica
 from .names import FINALIZER_REPLICA, FINALIZER_VOLUME
-from .numbers import MOST_NUMBERS, device_of, numbers_of
+from .numbers import MOST_NUMBERS, device_of
 from .pair_placement import PairChoice, choose_pair_nodes
 from .placement import Choice, Refusal, Wish, candidate_available_bytes, choose_node
 from .replicated_plan import (
@@ -276,16 +276,14 @@ def _plan_left_over(view: VolumeView) -> tuple[Action, ...]:
 def _plan_claims(view: VolumeView) -> tuple[Action, ...]:
     """Let go of numbers that a killed operator claimed and nobody will use.
 
-    What we know may be old, so the API server itself is asked before each.
+    What we know may be old, so the API server itself is asked before each. A volume that lives
+    keeps all of its own, used or not: a write that would use one may be on its way.
     """
     volume = view.volume
     steps: list[Action] = []
-    device = volume.device if volume is not None else None
-    changing = volume is not None and find_change(volume, view.leaving) is not Change.NONE
-    needed = numbers_of(device) | view.former_numbers()
     for claim in view.claims:
         own = volume is not None and claim.volume_uid == volume.meta.uid
-        if not own or (device is not None and not changing and claim.number not in needed):
+        if not own:
             steps += [CheckUnused(VOLUME, claim), ReleaseNumber(VOLUME, claim)]
     return tuple(steps)
 

@@ -6,7 +6,7 @@ import logging
 
 from twinvault_core.actions import CheckUnused, ClaimNumber, ReleaseNumber
 from twinvault_core.errors import AlreadyExistsError, NotFoundError
-from twinvault_core.numbers import Device, claim_name, numbers_of
+from twinvault_core.numbers import claim_name
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 from twinvault_kube.kinds import LEASES
@@ -65,6 +65,4 @@ class Claims:
         store.put(found)
         if found["metadata"]["uid"] != claim.volume_uid:
             return
-        used = Device.parse((found.get("status") or {}).get("replicationDevice"))
-        if used is None or claim.number in numbers_of(used):
-            raise StaleError(f"Volume {claim.volume} may use device number {claim.number}")
+        raise StaleError(f"Volume {claim.volume} may use device number {claim.number}")

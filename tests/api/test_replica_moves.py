@@ -122,13 +122,5 @@ async def test_a_node_that_is_lost_for_good_is_replaced_and_forgotten(
     sites.agents[old].silent = True
     await sites.client.patch(kinds.STORAGE_NODES, old, {"spec": {"lost": old}})
     volume = await wait_members(sites, "east-1", new)
-    first = await sites.rig.wait(
-        kinds.VOLUMES,
-        "v",
-        lambda v: bool(v["status"]["replicationDevice"].get("retired")),
-        "the port of the lost replica to be retired",
-    )
-    assert (
-        first["status"]["replicationDevice"]["port"]
-        == (volume["status"]["replicationDevice"]["port"])
-    )
+    device = volume["status"]["replicationDevice"]
+    assert device["port"] not in device["retired"]

@@ -123,7 +123,7 @@ def test_members_port_and_record_change_in_one_write_and_the_device_stays() -> N
     assert kinds(made) == ["ClaimNumber", "PatchStatus"]
     written = status(made)
     assert written["placement"]["nodes"] == ["east-1", "west-2"]
-    assert written["replicationDevice"] == {"minor": 1000, "port": 7001}
+    assert written["replicationDevice"] == {"minor": 1000, "port": 7001, "retired": [7000]}
     assert written["replication"]["inSync"] == ["east-1"]
     assert written["replication"]["serial"] == 3
 
@@ -228,16 +228,13 @@ def leftover(**more: Any) -> VolumeReplica:
     return replace(made, meta=meta, **more)
 
 
-def test_a_replica_of_a_lost_node_is_forgotten_only_on_a_persons_word_and_its_port_retired() -> (
-    None
-):
+def test_a_replica_of_a_lost_node_is_forgotten_only_on_a_persons_word() -> None:
     replicas = (side("east-1"), leftover(), side("west-2"))
     of = moved(("east-1", "west-2"))
     known = {**everywhere(west_1=True), "lost": {"west-1": "is silent"}}
     assert not [a for a in plan(of, replicas=replicas, **known).actions if _frees(a)]
     made = plan(of, replicas=replicas, **{**known, "gone": frozenset({"west-1"})})
     assert [type(a).__name__ for a in made.actions if _frees(a)] == ["PatchObject"]
-    assert status(made)["replicationDevice"]["retired"] == [7000]
     alive = plan(of, replicas=replicas, **{**known, "gone": frozenset({"west-1"}), "lost": {}})
     assert not [a for a in alive.actions if _frees(a)], "an agent that answers lets go itself"
 
@@ -298,11 +295,13 @@ def test_a_volume_that_was_never_ready_is_not_changed() -> None:
     assert "placement" not in status(made)
 
 
-def test_claims_are_kept_while_they_are_needed_and_then_released() -> None:
+def test_a_volume_that_lives_keeps_its_claims_and_uses_no_port_twice() -> None:
     claims = (*OURS, Claim(1, "v", UID), Claim(2, "v", UID))
-    of = moved(("east-1", "west-2"))
-    released = plan(
-        of, replicas=(side("east-1"), side("west-2")), **{**everywhere(), "claims": claims}
-    )
-    freed = [a.claim.number for a in released.actions if type(a).__name__ == "ReleaseNumber"]
-    assert freed == [2], "the device's and the port's own numbers stay"
+    known = {**everywhere(west_2=True), "claims": claims}
+    of = moved(("east-1",))
+    made = plan(of, replicas=(side("east-1"), side("west-2")), **known)
+    assert not [a for a in made.actions if type(a).__name__ == "ReleaseNumber"]
+    assert status(made)["replicationDevice"]["port"] == 7002
+    known = {**known, "claims": OURS, "free_number": 1}
+    again = plan(of, replicas=(side("east-1"), side("west-2")), **known)
+    assert "replicationDevice" not in status(again), "the port it has now is not a new one"

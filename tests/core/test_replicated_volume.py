@@ -165,7 +165,7 @@ def test_a_claim_of_an_earlier_volume_is_released_only_after_asking() -> None:
     made = plan(None, claims=(old,))
     assert [type(a) for a in made.actions] == [CheckUnused, ReleaseNumber]
     beside = plan(placed(), claims=(Claim(0, "v", "uid-v"), Claim(3, "v", "uid-v")))
-    assert [a.claim.number for a in beside.actions if isinstance(a, ReleaseNumber)] == [3]
+    assert not [a for a in beside.actions if isinstance(a, ReleaseNumber)], "it may be under way"
 
 
 def test_without_a_free_number_the_volume_waits_and_says_so() -> None:
