@@ -100,8 +100,9 @@ async def test_a_replica_is_removed_and_added_again(
     await sites.use("v", "east-1")
     await sites.client.patch(kinds.VOLUMES, "v", {"spec": {"replicationPair": None}})
     await wait_members(sites, "east-1")
-    alone = await sites.rig.wait_ready("v")
-    assert alone["status"]["summary"]["inSync"] == "1/1"
+    await sites.rig.wait(
+        kinds.VOLUMES, "v", lambda v: v["status"]["summary"]["inSync"] == "1/1", "the summary"
+    )
     await sites.rig.wait(
         kinds.VOLUME_REPLICAS,
         "v.east-1",
