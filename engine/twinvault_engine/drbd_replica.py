@@ -294,11 +294,19 @@ class Replicas:
             path.unlink(missing_ok=True)
 
     def release(self, pool: PoolDirectory, volume_id: str) -> None:
-        """The volume is not replicated any more; its data stays. Not while it is in use."""
+        """The volume is not replicated any more; its data stays. Not while it is in use.
+
+        The peer is left without a word. 1. The other node is primary, frozen, and does not know
+        yet that it is none any more  2. the link comes back after we looked  3. a graceful end
+        would let it go on alone, and would mark our data as outdated, in metadata that goes.
+        """
         directory = pool.volume(volume_id)
         record = drbd_journal.load(directory)
         if record is None:
             return
+        handle = handle_of(record, self._file(volume_id))
+        if drbd_kernel.observe_version() and handle.file.exists():
+            drbd.force_disconnect(handle)
         self._take_down(directory, record)
         # First the metadata's claim to be whole, then the metadata, then the record.
         record = drbd_journal.save(directory, record, metadata=Metadata.CREATING)

@@ -173,8 +173,8 @@ class Drbd:
         self.kernels[node] = Kernel(node, self.images[node], before.peer, before.port)
 
     def stand_alone(self, node: str) -> None:
-        """Up and whole, with nobody to ask."""
-        self.disconnect(node)
+        """Up and whole, with nobody to ask; the peer is left without a word."""
+        self.force_disconnect(node)
         self.attach(node)
         kernel = self.kernels[node]
         kernel.peer_disk = Disk.OUTDATED
