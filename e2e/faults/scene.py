@@ -188,7 +188,7 @@ def _database(storage_class: str) -> Object:
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
         "env": [{"name": "REGISTRATION_PASSWORD", "value": _PASSWORD}],
-        "readinessProbe": {"exec": {"command": probe}, "periodSeconds": 1, "timeoutSeconds": 5},
+        "readinessProbe": {"exec": {"command": probe}, "periodSeconds": 5, "timeoutSeconds": 5},
         "volumeMounts": [{"name": "data", "mountPath": "/var/lib/postgresql/data"}],
     }
     user = {"runAsUser": 5432, "runAsGroup": 5432, "fsGroup": 5432}

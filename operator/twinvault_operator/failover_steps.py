@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 Work = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint
 LIST_SECONDS = 5.0
 PARALLEL = 32
+CLOSE_ATTEMPTS = 5
 _CLOSED = {"key": TAINT_LOST, "value": TAINT_VALUE, "effect": "NoSchedule"}
 _DETACHING = {"key": TAINT_OUT_OF_SERVICE, "value": TAINT_VALUE, "effect": "NoSchedule"}
 _EVICTING = {**_DETACHING, "effect": "NoExecute"}
@@ -103,9 +104,8 @@ class FailoverSteps:
             await self._detach(step)
         elif isinstance(step, MarkLost):
             await self._mark(step.node, step.message)
-            await asyncio.gather(
-                self._set_taints(step.node, (_CLOSED,)), self._free_leases(step.node)
-            )
+            # The mark is there, so this step is not planned again: what follows tries by itself.
+            await asyncio.gather(self._close(step.node), self._free_leases(step.node))
             self._tell_node(step.node, "NodeLost", step.message)
         elif isinstance(step, Taint):
             evicting = (_EVICTING,) if step.evicting else ()
@@ -195,6 +195,16 @@ class FailoverSteps:
         patch = {"metadata": {"annotations": {ANNOTATION_LOST: message}}}
         store.put(await self._client.patch(store.kind, node, patch))
 
+    async def _close(self, node: str) -> None:
+        """Kubernetes writes to the Node of a lost machine too: a lost race is run again."""
+        for _ in range(CLOSE_ATTEMPTS):
+            try:
+                await self._set_taints(node, (_CLOSED,))
+            except ConflictError:
+                continue
+            return
+        logger.warning("node %s changes all the time: it is closed with its next taint", node)
+
     async def _free_leases(self, node: str) -> None:
         """The leads that our controllers' pods on a lost node hold, given up for them.
 
@@ -203,10 +213,14 @@ class FailoverSteps:
         proven; if both come back, two that lead for a moment do the same things twice, as they may.
         """
         client, namespace = self._client, self._namespace
-        pods, leases = await asyncio.gather(
-            client.list(kinds.PODS, namespace=namespace, fields=f"spec.nodeName={node}"),
-            client.list(kinds.LEASES, namespace=namespace),
-        )
+        try:
+            pods, leases = await asyncio.gather(
+                client.list(kinds.PODS, namespace=namespace, fields=f"spec.nodeName={node}"),
+                client.list(kinds.LEASES, namespace=namespace),
+            )
+        except TwinvaultError as error:
+            logger.warning("leads lost with %s run out by themselves: %s", node, error.message)
+            return
         names = {pod["metadata"]["name"] for pod in pods[0]}
         for lease in leases[0]:
             if lease["spec"].get("holderIdentity") not in names:
@@ -216,6 +230,9 @@ class FailoverSteps:
                 await client.replace(kinds.LEASES, free, namespace)
             except (NotFoundError, ConflictError):
                 continue  # another one leads by now
+            except TwinvaultError as error:
+                logger.warning("a lead lost with %s runs out by itself: %s", node, error.message)
+                continue
             logger.warning("the lead %s of a pod on %s is free", lease["metadata"]["name"], node)
 
     async def _set_taints(self, node: str, wanted: tuple[Mapping[str, str], ...]) -> None:

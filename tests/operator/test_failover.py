@@ -21,6 +21,7 @@ from twinvault_core.names import (
     TAINT_OUT_OF_SERVICE,
 )
 from twinvault_kube.client import KubeClient
+from twinvault_kube.errors import ConflictError
 from twinvault_kube.kinds import LEASES, Kind
 from twinvault_operator.announcer import Announcer
 from twinvault_operator.evidence import parse_users
@@ -321,6 +322,31 @@ async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: _Rig) -> N
     await rig.settle()
     assert closed_at_the_end
     assert all("NoSchedule" in effects for effects in closed_at_the_end)
+
+
+async def test_a_race_for_the_node_object_does_not_leave_it_open(
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark is written first, and a node that is marked is not marked again."""
+    lost, patch = 0, rig.kube.patch
+
+    async def patch_late(kind: Kind, name: str, body: Mapping[str, Any], **guards: str) -> Json:
+        nonlocal lost
+        if kind.plural == "nodes" and lost < 2:
+            lost += 1
+            raise ConflictError("the Node was written in between")
+        return await patch(kind, name, body, **guards)
+
+    monkeypatch.setattr(rig.kube, "patch", patch_late)
+    # With another driver's volume there, no later taint closes the node.
+    rig.api.create("volumeattachments", attachment("nfs", "pv-2", attacher="other"))
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    assert lost == 2
+    assert rig.primary() == "west-1"
+    taints = rig.api.get("nodes", "east-1")["spec"]["taints"]
+    assert [(t["key"], t["effect"]) for t in taints] == [(TAINT_LOST, "NoSchedule")]
 
 
 async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: _Rig) -> None:
