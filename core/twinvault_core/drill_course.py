@@ -266,9 +266,13 @@ def _close_or_open(drill: Drill, changed: dict[str, VolumeDrill], uses: dict[str
 def _settle(view: DrillView, drill: Drill, after: Drill) -> DrillStep:
     """Remember ``after``; when all of the wave arrived, the next phase with it."""
     names = {v.volume for v in drill.wave}
-    legs = [v.leg(drill.phase) for v in after.volumes if v.volume in names]
-    if any(leg.served is None for leg in legs):
+    legs = {v.volume: v.leg(drill.phase) for v in after.volumes if v.volume in names}
+    if any(leg.served is None for leg in legs.values()):
         return _write(view, after)
+    strange = sorted(name for name, leg in legs.items() if leg.evicted is None)
+    if strange and after.failure is None:
+        text = f"{', '.join(strange)} was moved by somebody else meanwhile"
+        return _miss_deadline(view, after, Failure("Moving", text))
     if drill.phase is Phase.LEAVING:
         return _turn(view, after, Phase.AWAY)
     if after.wave and after.failure is None:

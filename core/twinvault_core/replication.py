@@ -251,8 +251,8 @@ def _resync(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -
     lifeline = is_lifeline(drbd)
     found = view.different_bytes and view.node in record.in_sync and not lifeline
     if found and mine and not drbd.syncing:
-        text = f"{format_bytes(view.different_bytes)} differ: reconnecting copies them"
-        return Step(StepKind.RECONNECT, "VerifyFound", text)
+        text = f"{format_bytes(view.different_bytes)} differ: copying them to {view.peer}"
+        return Step(StepKind.COPY_MARKED, "VerifyFound", text)
     if not drbd.syncing:
         return None
     if drbd.held or drbd.paused:

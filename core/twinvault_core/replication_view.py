@@ -134,6 +134,9 @@ class StepKind(StrEnum):
     disconnect first, and a later step connects."""
     RECONNECT = "Reconnect"
     """Disconnect and connect, so that a resync starts anew."""
+    COPY_MARKED = "CopyMarked"
+    """Copy what a verify marked to the peer. Only when the record does not count on the peer: the
+    link is cut for it."""
     RESTART_SYNC = "RestartSync"
     """pause-sync, then resume-sync, where a primary without good data needs the link meanwhile."""
     HOLD_SYNC = "HoldSync"

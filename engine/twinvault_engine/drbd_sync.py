@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .drbd import Handle, require, run_setup
+from .drbd import Handle, connect, demote, disconnect, promote, require, run_setup
 from .drbd_error import DrbdError
 from .steps import step
 
@@ -40,9 +40,28 @@ def restart_sync(handle: Handle) -> None:
 
 def verify(handle: Handle) -> None:
     """Start to compare both replicas, from the first block on; nothing to do while they are being
-    compared. Blocks that differ are marked, not repaired: disconnecting and connecting repairs
-    them. What bounds a resync (c-max-rate, c-min-rate beside applications) bounds this too.
+    compared. Blocks that differ are marked, not repaired: ``copy_marked`` does that. What bounds a
+    resync (c-max-rate, c-min-rate beside applications) bounds this too.
     """
     if not require(handle).state.verifying:
         step("drbd verify")
         run_setup(f"verifying {handle.volume_id}", "verify", *handle.by_peer, "--start=0")
+
+
+def copy_marked(handle: Handle) -> None:
+    """Copy what a verify marked to the peer, at the node that the record names primary and only
+    when it does not count on the peer.
+
+    Two that were equal stay connected as they are: marks alone begin no resync (measured). A
+    primary that loses its peer begins a new generation, which does; so a volume that nobody uses is
+    promoted for this moment.
+    """
+    unused = not require(handle).state.primary
+    if unused:
+        promote(handle)
+    try:
+        disconnect(handle)
+        connect(handle)
+    finally:
+        if unused:
+            demote(handle)

@@ -40,6 +40,7 @@ class Act(StrEnum):
     OUTDATE = "outdate"
     INVALIDATE = "invalidate"
     VERIFY = "verify"
+    COPY_MARKED = "copy_marked"
     RESTART_SYNC = "restart_sync"
     HOLD_SYNC = "hold_sync"
     RELEASE_SYNC = "release_sync"
@@ -57,6 +58,7 @@ _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
     Act.OUTDATE: drbd.outdate,
     Act.INVALIDATE: drbd.invalidate,
     Act.VERIFY: drbd_sync.verify,
+    Act.COPY_MARKED: drbd_sync.copy_marked,
     Act.RESTART_SYNC: drbd_sync.restart_sync,
     Act.HOLD_SYNC: drbd_sync.hold_sync,
     Act.RELEASE_SYNC: drbd_sync.release_sync,

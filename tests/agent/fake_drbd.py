@@ -287,16 +287,17 @@ class FakeReplication(NoReplication):
             Act.ATTACH: lambda: self._attach(),
             Act.CONNECT: lambda: drbd.connect(letter),
             Act.CONNECT_DISCARDING: lambda: drbd.connect(letter, discard=True),
-            Act.DISCONNECT: lambda: self._disconnect(),
+            Act.DISCONNECT: lambda: drbd.disconnect(letter),
+            Act.COPY_MARKED: lambda: self._copy_marked(),
             Act.HOLD_SYNC: lambda: setattr(self._kernel, "held", True),
             Act.RELEASE_SYNC: lambda: setattr(self._kernel, "held", False),
             Act.VERIFY: lambda: drbd.verify(letter),
         }
         self._change(act.value, works[act])
 
-    def _disconnect(self) -> None:
+    def _copy_marked(self) -> None:
         self._pair.different_bytes = 0
-        self._drbd.disconnect(self._letter)
+        self._reconnect()
 
     def _attach(self) -> None:
         self._drbd.reattach(self._letter, fresh=self._renewed)

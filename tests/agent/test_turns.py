@@ -140,7 +140,7 @@ async def test_a_difference_is_told_then_the_peer_leaves_the_record_and_is_copie
         await metro.until(lambda: verify(metro).get("result") == "Different", "the result")
         assert verify(metro)["differentBytes"] == 8192
         await metro.until_in_sync()
-        await metro.until(lambda: "disconnect" in metro.east.drbd.told, "the repair")
+        await metro.until(lambda: "copy_marked" in metro.east.drbd.told, "the repair")
         await metro.until_in_sync()
         assert metro.record.serial >= serial + 2, "taken out, and added again"
         assert verify(metro)["result"] == "Different", "the result stays"

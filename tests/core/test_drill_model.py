@@ -161,6 +161,13 @@ def test_long_courses_end_in_every_way() -> None:
 STEPS = st.tuples(st.sampled_from(("turn", "die", *KUBERNETES)), st.integers(0, 9))
 
 
+def test_a_volume_that_a_failover_moved_is_no_drills_success() -> None:
+    """It was lost and back before the operator looked: nobody timed a way out."""
+    world = live([("die", 2), ("lose east-1", 0)])
+    assert world.results == ["Aborted"]
+    assert world.status["lastDrill"]["reason"] == "Moving"
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(STEPS, max_size=40))
 def test_an_operator_that_only_dies_costs_no_drill(events: list[tuple[str, int]]) -> None:

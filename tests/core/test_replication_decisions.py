@@ -168,7 +168,7 @@ EVENTS: dict[str, tuple[Step, StepKind]] = {
     "primary's disk copied again": (decide(LEFT, WELL), K.ADD_IN_SYNC),
     "restart after a disk error": (decide(ALONE, None, NOT, node="b", disk_failed=True), K.UP),
     "verify found differences": (decide(BOTH, WELL, different_bytes=4096), K.DROP_FROM_SYNC),
-    "verify found, taken out": (decide(ALONE, WELL, different_bytes=4096), K.RECONNECT),
+    "verify found, taken out": (decide(ALONE, WELL, different_bytes=4096), K.COPY_MARKED),
     "spec changed": (decide(BOTH, WELL, applied=Applied.SETTINGS), K.ADJUST),
     "address changed": (decide(BOTH, WELL, applied=Applied.ADDRESS), K.DROP_FROM_SYNC),
     "address changed, taken out": (decide(ALONE, WELL, applied=Applied.ADDRESS), K.ADJUST),

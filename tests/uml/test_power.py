@@ -14,6 +14,7 @@ DEVICE_BYTES = 64 * MIB
 
 def restart(metro: Metro, node: Node) -> Driver:
     """The node boots on its disks; its new engine."""
+    (metro.east if node == EAST else metro.west).close()
     metro.kernels.boot(node)
     return metro.start_engine(node)
 

@@ -91,6 +91,7 @@ def test_writes_that_a_person_gave_up_are_discarded(metro: Metro) -> None:
     metro.kernels.cut()
     metro.wait(metro.east, "chosen", "alone", lambda s: s["peer_disk"] == "Outdated")
     metro.kernels.sh(EAST, f"dd if=/dev/urandom of={device} bs=1M count=2 oflag=direct")
+    metro.wait(metro.west, "chosen", "alone", lambda s: s["connection"] != "Connected")
     given_up = str(metro.west.call("stage", name="chosen", mode="Block"))
     metro.kernels.sh(WEST, f"dd if=/dev/urandom of={given_up} bs=1M count=2 oflag=direct")
     metro.west.call("unstage", name="chosen")

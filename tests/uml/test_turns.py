@@ -46,27 +46,31 @@ def test_a_held_resync_waits_connected_while_new_writes_go_to_both(metro: Metro)
     metro.assert_identical("held")
 
 
-def test_comparing_finds_what_was_changed_below_and_connecting_anew_repairs_it(
-    metro: Metro,
-) -> None:
-    metro.make("compared", DEVICE_BYTES, mode="Block")
-    image = POOL_IMAGE.format("compared")
+@pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
+def test_comparing_finds_what_was_changed_below_and_it_is_copied(metro: Metro, used: bool) -> None:
+    name = f"compared-{used}".lower()
+    metro.make(name, DEVICE_BYTES, mode="Block")
+    if used:
+        metro.east.call("stage", name=name, mode="Block")
+    image = POOL_IMAGE.format(name)
     poke = f"printf x | dd of={image} bs=1 seek={8 * MIB} conv=notrunc,fsync; echo 3"
     metro.kernels.sh(WEST, f"{poke} > /proc/sys/vm/drop_caches")
-    metro.east.call("act", name="compared", act="verify")
+    metro.east.call("act", name=name, act="verify")
     found = metro.wait(
         metro.east,
-        "compared",
+        name,
         "compared",
         lambda s: s["sync"] == "Established" and s["out_of_sync_bytes"] > 0,
         120,
     )
     assert found["out_of_sync_bytes"] == 4096
     assert found["in_sync"]
-    for act in ("disconnect", "connect"):
-        metro.east.call("act", name="compared", act=act)
-    metro.wait_in_sync(metro.east, "compared")
-    metro.assert_identical("compared")
+    metro.east.call("act", name=name, act="copy_marked")
+    metro.wait(metro.east, name, "equal", lambda s: s["in_sync"] and not s["out_of_sync_bytes"])
+    assert metro.east.call("observe", name=name)["role"] == ("Primary" if used else "Secondary")
+    if used:
+        metro.east.call("unstage", name=name)
+    metro.assert_identical(name)
 
 
 def test_a_link_that_is_cut_ends_a_comparison_without_a_result(metro: Metro) -> None:

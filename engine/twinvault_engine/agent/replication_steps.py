@@ -43,6 +43,7 @@ class StepRunner:
             StepKind.DEMOTE: self._act(Act.DEMOTE),
             StepKind.REATTACH: self._reattach,
             StepKind.RECONNECT: self._reconnect,
+            StepKind.COPY_MARKED: self._act(Act.COPY_MARKED),
             StepKind.RESTART_SYNC: self._act(Act.RESTART_SYNC),
             StepKind.HOLD_SYNC: self._act(Act.HOLD_SYNC),
             StepKind.RELEASE_SYNC: self._act(Act.RELEASE_SYNC),

@@ -242,9 +242,13 @@ class Agent:
         self._attached(kernel)
 
     def _do_reconnect(self, _: Step, __: Kernel) -> None:
-        self.different, self.stalled = 0, 0
+        self.stalled = 0
         self._connect_anew()
         self.world.drbd.latched = False
+
+    def _do_copy_marked(self, step: Step, kernel: Kernel) -> None:
+        self.different = 0
+        self._do_reconnect(step, kernel)
 
     def _do_restart_sync(self, _: Step, __: Kernel) -> None:
         self.stalled, self.world.drbd.latched = 0, False
