@@ -188,6 +188,10 @@ class Engine:
         """
         return self._staging.stage(request, pool, volume_uid)
 
+    def lift(self, volume_id: str, *, replicated: bool) -> Stage | None:
+        """What must be staged anew before a pod gets the volume: see ``Staging.lift``."""
+        return self._staging.lift(volume_id, replicated)
+
     def unstage(self, request: Unstage) -> dict[str, Any]:
         """Unmount and detach; ``{}``. Nothing to do when nothing is staged."""
         return self._staging.unstage(request)

@@ -69,7 +69,8 @@ def _release_devices(
             continue
         directory = inodes.get((device.backing_device, device.inode))
         record = records.load(directory.name) if directory else None
-        used = bool(attachment_of(device).mounts) or (record is not None and record.complete)
+        staged = record is not None and record.complete and not record.lifted
+        used = staged or bool(attachment_of(device).mounts)
         if directory is not None and _is_replicated(directory):
             # Held by DRBD, which lives on when we do not.
             used = loop.is_claimed(device)
@@ -104,5 +105,6 @@ def _forget_stale(pools: tuple[PoolDirectory, ...], records: StagedRecords) -> N
             continue
         with suppress(TwinvaultError):
             directory = pool.volume(volume_id)
-            if load_volume(directory) is None or choose_device(directory / DATA_FILE) is None:
+            bare = not record.lifted and choose_device(directory / DATA_FILE) is None
+            if bare or load_volume(directory) is None:
                 records.remove(volume_id)

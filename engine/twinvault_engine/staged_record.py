@@ -16,7 +16,9 @@ from .freeze import read_boot_id
 
 @dataclass(frozen=True)
 class StagedRecord:
-    """``complete`` turns true when the stage call has done all of its work."""
+    """``complete`` turns true when the stage call has done all of its work. ``lifted``: it had, and
+    was undone below kubelet's back, to be staged anew before the next pod gets it.
+    """
 
     volume_id: str
     pool: str
@@ -27,6 +29,7 @@ class StagedRecord:
     read_only: bool
     complete: bool
     boot_id: str
+    lifted: bool = False
 
 
 class StagedRecords:

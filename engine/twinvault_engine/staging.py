@@ -72,6 +72,7 @@ class Staging:
             require_same(volume, volume_uid, directory)
         wanted = _plan_record(request, volume, pool)
         before = self._records.load(request.volume_id)
+        wanted = replace(wanted, lifted=before is not None and before.lifted)
         attached = observe_attachment(directory / DATA_FILE)
         if before is not None and attached is not None:
             _refuse_conflict(before, wanted, attached)
@@ -89,9 +90,38 @@ class Staging:
             if fresh and not error.retryable:
                 self._take_back(request.volume_id, directory / DATA_FILE)
             raise
-        if before is None or not before.complete:
-            self._records.save(replace(wanted, complete=True))
+        if before is None or not before.complete or before.lifted:
+            self._records.save(replace(wanted, complete=True, lifted=False))
         return {"devicePath": attached.device.path}
+
+    def lift(self, volume_id: str, replicated: bool) -> Stage | None:
+        """What must be staged anew before a pod gets the volume; None when nothing must.
+
+        For a volume that is to be ``replicated`` and was staged without that: kubelet keeps it
+        staged between two pods that follow each other on a node, so when nobody has it, it is
+        unmounted here, and the record remembers what kubelet believes until it is so again.
+        """
+        record, data = self._records.load(volume_id), self._find_data(volume_id)
+        if record is None or data is None or not (record.complete or record.lifted):
+            return None
+        attached, path = observe_attachment(data), Path(record.staging_path)
+        bare = replicated and attached is not None and not attached.replicated
+        if attached is not None and bare and not attached.others(path):
+            self._records.save(replace(record, lifted=True))
+            step("lift")
+            if require_ours(path, attached) is not None:
+                mount.unmount(path)
+            detach(data, attached.device)
+        elif not record.lifted:
+            return None
+        return Stage(
+            volume_id,
+            record.staging_path,
+            record.volume_mode,
+            record.fs_type,
+            record.mount_options,
+            record.read_only,
+        )
 
     def _take_back(self, volume_id: str, data: Path) -> None:
         """After a refusal for good nobody calls unstage: what this call attached would stay."""

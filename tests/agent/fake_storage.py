@@ -74,6 +74,8 @@ class FakeStorage:
         self.pools: dict[str, PoolStatus] = {}
         self.refused_pools: dict[str, PoolStatus] = {}
         self.calls: list[str] = []
+        self.lifted: dict[str, Stage] = {}
+        """What was unmounted below kubelet's back and must be staged before it is published."""
         self.before: Callable[[str, str], None] | None = None
         self.capacity_bytes = 100 * GIB
         self.replication: Any = NoReplication()
@@ -199,6 +201,9 @@ class FakeStorage:
         self.replication.staged[request.volume_id] = request.staging_path
         self.volumes[key] = replace(self.volumes[key], device_path=device, in_use=True)
         return {"devicePath": device}
+
+    def lift(self, volume_id: str, *, replicated: bool) -> Stage | None:
+        return self.lifted.pop(volume_id, None)
 
     def unstage(self, request: Unstage) -> dict[str, Any]:
         self._enter("unstage", request.volume_id)

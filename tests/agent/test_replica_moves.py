@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.agent.fake_drbd import VOLUME
-from tests.agent.metro_world import EAST, REPLICAS, VOLUMES, WEST, MetroWorld
+from tests.agent.metro_world import EAST, REPLICAS, STAGING, VOLUMES, WEST, MetroWorld
+from twinvault_core.agent_api import Publish, Stage
 from twinvault_core.model import ReplicationRecord
 
 
@@ -99,3 +100,14 @@ async def test_what_the_record_names_is_never_laid_to_rest(metro: MetroWorld) ->
         assert agent is not None
         metro.api.objects.pop((REPLICAS, f"{VOLUME}.{EAST}"))
         assert await agent.replication._abandoned._is_spoken_of(VOLUME)
+
+
+async def test_what_kubelet_kept_staged_is_staged_on_the_records_word_before_a_pod_gets_it(
+    metro: MetroWorld,
+) -> None:
+    async with metro.running():
+        stage, before = Stage(VOLUME, STAGING, "Filesystem", "ext4"), metro.record
+        metro.east.storage.lifted[VOLUME] = stage
+        await metro.east.ask(Publish(VOLUME, STAGING, "/var/lib/kubelet/pods/x/m", "Filesystem"))
+        assert metro.east.storage.calls[-2:] == [f"stage {VOLUME}", f"publish {VOLUME}"]
+        assert metro.record.serial > before.serial, "promoting was written first"

@@ -97,6 +97,29 @@ def _check_copy(rig: Rig, name: str, when: str, kept: dict[str, list[str]]) -> N
     rig.engine.erase_volume(POOL, name, f"uid-{name}")
 
 
+def test_staging_anew_below_kubelets_back(rig: Rig) -> None:
+    """A volume that became replicated; here without DRBD, so that only the steps are met."""
+    _make_source(rig)
+    before = rig.holdings()
+
+    def operation(engine: Engine) -> None:
+        stage = engine.lift("pg", replicated=True)
+        assert stage is not None
+        assert not (rig.staging_path("pg") / "row").exists()
+        assert stage == rig.stage_request("pg")
+        engine.stage(stage)
+
+    def check(when: str) -> None:
+        assert rig.holdings() == before, when
+        assert (rig.staging_path("pg") / "row").read_text() == "kept", when
+        assert rig.engine.lift("pg", replicated=False) is None, when
+
+    steps = kill_at_every_step(rig, operation, check)
+    assert "lift" in steps
+    rig.engine.publish(rig.publish_request("pg"))
+    assert rig.engine.lift("pg", replicated=True) is None, "a pod has it"
+
+
 def test_restoring_a_snapshot(rig: Rig) -> None:
     _make_source(rig)
     rig.engine.ensure_snapshot(POOL, "snap", "pg", "uid-pg")

@@ -151,6 +151,10 @@ class Driver:
         request = Stage(name, str(KUBELET / name), mode, fs_type)
         return str(self.engine.stage(request)["devicePath"])
 
+    def lift(self, name: str) -> bool:
+        """Whether it must be staged anew, as it is when it is to be replicated and is not yet."""
+        return self.engine.lift(name, replicated=True) is not None
+
     def publish(self, name: str, target: str, mode: str = "Filesystem") -> None:
         request = Publish(name, str(KUBELET / name), str(KUBELET / target), mode)
         self.engine.publish(request)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.lab.config import Node
+from tests.uml.driver import InsideError
 from tests.uml.kernels import EAST, WEST
 from tests.uml.metro import MIB, Metro, Writer
 
@@ -128,6 +129,37 @@ def test_a_volume_with_data_is_whole_at_once_and_its_replica_is_filled_while_it_
     metro.west.call("stage", name="later")
     assert metro.files(metro.west, "later") == {"before", "alone", "both"}
     metro.west.call("unstage", name="later")
+
+
+def test_a_volume_that_stays_staged_between_two_pods_gets_drbd_below_it(metro: Metro) -> None:
+    """Kubelet unmounts nothing when the next pod comes at once."""
+    name = "between"
+    metro.east.call("volume", name=name, size_bytes=DEVICE_BYTES)
+    metro.east.call("stage", name=name)
+    metro.write(metro.east, name, "first")
+    metro.east.call("publish", name=name, target="pod-one")
+    minor = metro.new_minor()
+    spec = moved(metro, EAST, minor)
+    with pytest.raises(InsideError, match="without replication"):
+        metro.east.call("replica", name=name, spec=spec, whole=True)
+    assert not metro.east.call("lift", name=name), "a pod has it"
+    metro.east.call("unpublish", name=name, target="pod-one")
+    assert metro.east.call("lift", name=name)
+    metro.east.kill()
+    metro.east = metro.start_engine(EAST)
+    metro.east.call("answer", handler="fence-peer", code=7)
+    assert metro.east.call("lift", name=name), "a new engine knows it too"
+    metro.east.call("replica", name=name, spec=spec, whole=True)
+    metro.east.call("stage", name=name)
+    assert not metro.east.call("lift", name=name)
+    metro.east.call("publish", name=name, target="pod-two")
+    make_new_at_west(metro, name, minor, "Filesystem")
+    for driver in metro.both:
+        metro.wait_in_sync(driver, name)
+    assert metro.files(metro.east, name) == {"first"}
+    metro.east.call("unpublish", name=name, target="pod-two")
+    metro.east.call("unstage", name=name)
+    metro.assert_identical(name)
 
 
 def test_another_peer_is_told_whole_whenever_the_agent_is_killed(metro: Metro) -> None:

@@ -79,6 +79,8 @@ class RequestHandler:
             try:
                 if isinstance(request, Stage):
                     await self._allow_stage(request)
+                if isinstance(request, Publish):
+                    await self._stage_anew(volume_id)
                 return await self._run(request.operation, work)
             finally:
                 # After a failure too: it may have come as far as attaching.
@@ -126,6 +128,24 @@ class RequestHandler:
                 f"volume {request.volume_id} is replicated here, and the API server has not told"
                 " yet whether it still is and by whom; try again"
             )
+
+    async def _stage_anew(self, volume_id: str) -> None:
+        """What became replicated while it was staged gets DRBD below it now, when nobody has it:
+        kubelet unmounts nothing between two pods that follow each other on a node.
+        """
+        found = self._replicas.find(BY_VOLUME, volume_id)
+        if not found:
+            return
+        replica = VolumeReplica.parse(found[0])
+        lift = partial(self._storage.lift, volume_id, replicated=replica.replication is not None)
+        stage = await self._threads.run("lift", lift)
+        if stage is None:
+            return
+        try:
+            await self._allow_stage(stage)
+            await self._run(stage.operation, self._choose_stage(stage))
+        finally:
+            self._on_change(volume_id)
 
     def _find_replica(self, volume_id: str) -> VolumeReplica | None:
         """None while the API server was never reached: then the disk alone decides."""
