@@ -74,7 +74,7 @@ class Engine:
         )
         """Everything about the second replica; see there."""
         root = kubelet_dir.resolve()
-        self._staging = Staging(self._pools, self._records, root, cgroup_root)
+        self._staging = Staging(self._pools, self._records, root)
         self._publishing = Publishing(self._pools, root)
 
     def recover(self) -> Recovery:
@@ -188,9 +188,9 @@ class Engine:
         """
         return self._staging.stage(request, pool, volume_uid)
 
-    def lift(self, volume_id: str, *, replicated: bool, target: str = "") -> Stage | None:
+    def lift(self, volume_id: str, *, replicated: bool) -> Stage | None:
         """What must be staged anew before a pod gets the volume: see ``Staging.lift``."""
-        return self._staging.lift(volume_id, replicated, target)
+        return self._staging.lift(volume_id, replicated)
 
     def unstage(self, request: Unstage) -> dict[str, Any]:
         """Unmount and detach; ``{}``. Nothing to do when nothing is staged."""

@@ -42,22 +42,6 @@ def find_cgroups(uid: str, root: Path = CGROUP_ROOT) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def find_living(uids: Iterable[str], root: Path = CGROUP_ROOT) -> tuple[str, ...]:
-    """Those that may still have a process: all, when the host's control groups are not visible."""
-    wanted = tuple(uids)
-    if not _shows_host(root):
-        return wanted
-    return tuple(uid for uid in wanted if any(_has_process(g) for g in find_cgroups(uid, root)))
-
-
-def _shows_host(root: Path) -> bool:
-    return any((child / "cgroup.kill").exists() for child in root.iterdir() if child.is_dir())
-
-
-def _has_process(group: Path) -> bool:
-    return any(_read(file).strip() for file in group.rglob("cgroup.procs"))
-
-
 def kill_pods(uids: Iterable[str], root: Path = CGROUP_ROOT) -> None:
     """SIGKILL to every process of the pods; on return each has it, though it may still wait in the
     kernel. FailedPreconditionError when that cannot be known: the host's control groups are not
@@ -66,7 +50,7 @@ def kill_pods(uids: Iterable[str], root: Path = CGROUP_ROOT) -> None:
     wanted = tuple(uids)
     if not wanted:
         return
-    if not _shows_host(root):
+    if not any((child / "cgroup.kill").exists() for child in root.iterdir() if child.is_dir()):
         raise FailedPreconditionError(
             f"{root} does not show the host's control groups (version 2), so the pods"
             f" {', '.join(wanted)} cannot be killed; mount the host's /sys/fs/cgroup there in the"

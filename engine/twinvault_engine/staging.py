@@ -27,7 +27,6 @@ from .filesystem import Identity
 from .freeze import read_boot_id
 from .journal import DATA_FILE, Format, VolumeRecord
 from .layout import PoolDirectory
-from .pods import find_living, parse_pod_uids
 from .pool import Pools
 from .space import is_full
 from .staged_record import StagedRecord, StagedRecords
@@ -59,13 +58,10 @@ def find_volume(pools: Pools, volume_id: str, pool: str = "") -> tuple[PoolDirec
 class Staging:
     """Staging for one node; one volume is one caller's at a time."""
 
-    def __init__(
-        self, pools: Pools, records: StagedRecords, kubelet_dir: Path, cgroup_root: Path
-    ) -> None:
+    def __init__(self, pools: Pools, records: StagedRecords, kubelet_dir: Path) -> None:
         self._pools = pools
         self._records = records
         self._kubelet_dir = kubelet_dir
-        self._cgroup_root = cgroup_root
 
     def stage(self, request: Stage, pool_name: str, volume_uid: str) -> dict[str, Any]:
         path = paths.parse_below(self._kubelet_dir, request.staging_path, "staging path")
@@ -98,22 +94,19 @@ class Staging:
             self._records.save(replace(wanted, complete=True, lifted=False))
         return {"devicePath": attached.device.path}
 
-    def lift(self, volume_id: str, replicated: bool, target: str = "") -> Stage | None:
-        """What must be staged anew before a pod gets the volume at ``target``; None: nothing.
+    def lift(self, volume_id: str, replicated: bool) -> Stage | None:
+        """What must be staged anew before a pod gets the volume; None when nothing must.
 
         For a volume that is to be ``replicated`` and was staged without that: kubelet keeps it
         staged between two pods that follow each other on a node, so when nobody has it, it is
         unmounted here, and the record remembers what kubelet believes until it is so again.
-
-        BusyError while only pods have it that have ended: kubelet may publish to the next one
-        before it takes the volume from the last.
         """
         record, data = self._records.load(volume_id), self._find_data(volume_id)
         if record is None or data is None or not (record.complete or record.lifted):
             return None
         attached, path = observe_attachment(data), Path(record.staging_path)
         bare = replicated and attached is not None and not attached.replicated
-        if attached is not None and bare and not self._is_in_use(volume_id, attached, path, target):
+        if attached is not None and bare and not attached.others(path):
             self._records.save(replace(record, lifted=True))
             step("lift")
             if require_ours(path, attached) is not None:
@@ -128,18 +121,6 @@ class Staging:
             record.fs_type,
             record.mount_options,
             record.read_only,
-        )
-
-    def _is_in_use(self, volume_id: str, attached: Attachment, path: Path, target: str) -> bool:
-        others = attached.others(path)
-        if not others:
-            return False
-        pods = parse_pod_uids(others)
-        if not pods or target in others or find_living(pods, self._cgroup_root):
-            return True
-        raise BusyError(
-            f"volume {volume_id} becomes replicated before the next pod gets it, and a pod that has"
-            f" ended still holds it at {others[0]}; kubelet lets go of it"
         )
 
     def _take_back(self, volume_id: str, data: Path) -> None:

@@ -202,7 +202,7 @@ class FakeStorage:
         self.volumes[key] = replace(self.volumes[key], device_path=device, in_use=True)
         return {"devicePath": device}
 
-    def lift(self, volume_id: str, *, replicated: bool, target: str = "") -> Stage | None:
+    def lift(self, volume_id: str, *, replicated: bool) -> Stage | None:
         return self.lifted.pop(volume_id, None)
 
     def unstage(self, request: Unstage) -> dict[str, Any]:

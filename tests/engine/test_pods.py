@@ -58,14 +58,3 @@ def test_every_process_of_the_pod_is_killed(tmp_path: Path) -> None:
         os.kill(process.pid, 9)
         pods.kill_pods([UID], tmp_path)
         assert (group / "cgroup.kill").read_text() == "1"
-
-
-def test_a_pod_without_a_process_has_ended_when_the_host_is_visible(tmp_path: Path) -> None:
-    container = tmp_path / f"kubepods/pod{UID}/container"
-    container.mkdir(parents=True)
-    (container / "cgroup.procs").write_text("")
-    assert pods.find_living([UID, OTHER], tmp_path) == (UID, OTHER), "who knows"
-    (tmp_path / "kubepods/cgroup.kill").touch()
-    assert pods.find_living([UID, OTHER], tmp_path) == ()
-    (container / "cgroup.procs").write_text("41\n")
-    assert pods.find_living([UID, OTHER], tmp_path) == (UID,)

@@ -116,9 +116,8 @@ def test_staging_anew_below_kubelets_back(rig: Rig) -> None:
 
     steps = kill_at_every_step(rig, operation, check)
     assert "lift" in steps
-    request = rig.publish_request("pg")
-    rig.engine.publish(request)
-    assert rig.engine.lift("pg", replicated=True) is None, "somebody has it"
+    rig.engine.publish(rig.publish_request("pg"))
+    assert rig.engine.lift("pg", replicated=True) is None, "a pod has it"
 
 
 def test_restoring_a_snapshot(rig: Rig) -> None:

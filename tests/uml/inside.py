@@ -55,7 +55,6 @@ class Driver:
         self.engine = Engine(DATA, "node", KUBELET, helper_source=HELPER)
         self.recovery = self.engine.recover()
         self.answers = {"fence-peer": 1, "before-resync-target": 0}
-        self.delays: dict[str, float] = {}
         self.asked: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.stream = DrbdEvents(self._changed)
@@ -75,7 +74,6 @@ class Driver:
         await self.stream.wait_for_first(10)
 
     async def _decide(self, question: Question) -> int:
-        await asyncio.sleep(self.delays.get(question.handler, 0.0))
         answer = self.answers.get(question.handler, 0)
         self.asked.append({**asdict(question), "at": time.time(), "answer": answer})
         return answer
@@ -183,9 +181,8 @@ class Driver:
     def holdings(self) -> list[str]:
         return [f"{h.kind} {h.name}" for h in self.engine.list_holdings() if h.kind != "pool-mount"]
 
-    def answer(self, handler: str, code: int, seconds: float = 0.0) -> None:
-        """What the kernel is told when it asks, and after how long."""
-        self.answers[handler], self.delays[handler] = code, seconds
+    def answer(self, handler: str, code: int) -> None:
+        self.answers[handler] = code
 
     def take_asked(self) -> list[dict[str, Any]]:
         asked, self.asked = self.asked, []

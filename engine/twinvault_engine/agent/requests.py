@@ -80,7 +80,7 @@ class RequestHandler:
                 if isinstance(request, Stage):
                     await self._allow_stage(request)
                 if isinstance(request, Publish):
-                    await self._stage_anew(request)
+                    await self._stage_anew(volume_id)
                 return await self._run(request.operation, work)
             finally:
                 # After a failure too: it may have come as far as attaching.
@@ -129,16 +129,15 @@ class RequestHandler:
                 " yet whether it still is and by whom; try again"
             )
 
-    async def _stage_anew(self, request: Publish) -> None:
+    async def _stage_anew(self, volume_id: str) -> None:
         """What became replicated while it was staged gets DRBD below it now, when nobody has it:
         kubelet unmounts nothing between two pods that follow each other on a node.
         """
-        volume_id = request.volume_id
         found = self._replicas.find(BY_VOLUME, volume_id)
         if not found:
             return
-        wanted = VolumeReplica.parse(found[0]).replication is not None
-        lift = partial(self._storage.lift, volume_id, replicated=wanted, target=request.target_path)
+        replica = VolumeReplica.parse(found[0])
+        lift = partial(self._storage.lift, volume_id, replicated=replica.replication is not None)
         stage = await self._threads.run("lift", lift)
         if stage is None:
             return
