@@ -174,6 +174,8 @@ def test_a_volume_that_lives_alone_is_replicated_from_the_pods_next_start(
 ) -> None:
     """Nothing of DRBD is below it at first, so it takes effect when the pod has ended."""
     lab, body = metro.lab, pod("app", "data")
+    # With 0 the API server forgets a pod before it has ended, and both would have the volume.
+    body["spec"]["terminationGracePeriodSeconds"] = 1
     metro.apply(claim("data", "320Mi"), body)
     metro.wait_pod("app", timeout_seconds=180)
     volume, home = metro.volume_of("data"), node_of(metro, "app")
