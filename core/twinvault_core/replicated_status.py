@@ -139,9 +139,22 @@ def _find_stop(view: VolumeView, record: ReplicationRecord) -> VolumeState | Non
         step = view.failover or report.message or "it goes on when the link or the API is back"
         text = f"I/O on {record.primary} is frozen{since}: {step}"
         return broken(Phase.DEGRADED, reasons.FROZEN, text, progressing=True)
+    if report is not None and report.stalled_since:
+        return broken(Phase.DEGRADED, reasons.STALLED, _describe_stall(record, report))
     if primary.state is ReplicaState.FAILED:
         return broken(Phase.FAILED, reasons.REPLICA_FAILED, _failed(primary), progressing=True)
     return None
+
+
+def _describe_stall(record: ReplicationRecord, report: ReplicationStatus) -> str:
+    """Nobody but a person can tell a slow disk from a kernel that forgot a write."""
+    node, others = record.primary, sorted(record.in_sync - {record.primary})
+    after = f"the pod then starts on {others[0]}" if others else "it alone has every write"
+    return (
+        f"a write on {node} neither ends nor fails since {report.stalled_since}, and nothing is"
+        f" frozen: see the kernel log and the disks of {node}; if they are well, restart the node"
+        f" ({after})"
+    )
 
 
 def _next_step(view: VolumeView, record: ReplicationRecord) -> str:

@@ -185,7 +185,11 @@ def _bytes(kib: str | None, otherwise: int) -> int:
 
 @dataclass(frozen=True)
 class ProcMinor:
-    """One minor in /proc/drbd of 8.4. ``resync`` is None unless it resyncs or verifies."""
+    """One minor in /proc/drbd of 8.4. ``resync`` is None unless it resyncs or verifies.
+
+    ``pending``: requests of applications that have not ended. ``counters``: all that moves when
+    one of them does, as it stands there.
+    """
 
     minor: int
     role: DrbdRole
@@ -194,10 +198,14 @@ class ProcMinor:
     out_of_sync_bytes: int
     resync: Resync | None = None
     stalled: bool = False
+    pending: int = 0
+    counters: str = ""
 
 
 # The single character is the protocol, a blank while StandAlone.
 _MINOR = re.compile(r"^\s*(\d+): cs:\S+ ro:(\w+)/\w+ ds:(\w+)/\w+ . ([rs])", re.MULTILINE)
+_COUNTERS = re.compile(r"\bns:.*\boos:\d+")
+_PENDING = re.compile(r"\bap:(\d+)")
 _OUT_OF_SYNC = re.compile(r"\boos:(\d+)")
 _DONE = re.compile(r"(?:sync'ed|verified):\s*([\d.]+)%")
 _FINISH = re.compile(r"finish: (\d+):(\d+):(\d+)")
@@ -216,6 +224,7 @@ def parse_proc_drbd(text: str) -> dict[int, ProcMinor]:
 def _proc_minor(head: re.Match[str], rest: str) -> ProcMinor:
     out_of_sync, done, finish = (pattern.search(rest) for pattern in (_OUT_OF_SYNC, _DONE, _FINISH))
     left = int(out_of_sync[1]) * 1024 if out_of_sync else 0
+    pending, counters = _PENDING.search(rest), _COUNTERS.search(rest)
     seconds = -1
     if finish:
         seconds = int(finish[1]) * 3600 + int(finish[2]) * 60 + int(finish[3])
@@ -227,6 +236,8 @@ def _proc_minor(head: re.Match[str], rest: str) -> ProcMinor:
         out_of_sync_bytes=left,
         resync=Resync(float(done[1]), left, seconds) if done else None,
         stalled="stalled" in rest,
+        pending=int(pending[1]) if pending else 0,
+        counters=counters[0] if counters else "",
     )
 
 

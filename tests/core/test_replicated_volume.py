@@ -414,6 +414,12 @@ RESYNC = {"resync": {"donePercent": 42.0, "remainingBytes": 5, "secondsLeft": 10
             ("Degraded", "True", "True", reasons.LINK_DOWN),
         ),
         (BOTH, {"frozen": True}, {}, ("Degraded", "False", "True", reasons.FROZEN)),
+        (
+            BOTH,
+            {"stalledSince": "2026-03-01T01:00:00Z"},
+            {},
+            ("Degraded", "False", "True", reasons.STALLED),
+        ),
         (BOTH, {}, LOST, ("Degraded", "True", "True", reasons.NODE_LOST)),
         (BOTH, {}, GONE, ("Degraded", "False", "True", reasons.NODE_LOST)),
         (("west-1",), {}, {}, ("Degraded", "True", "True", reasons.PEER_NOT_IN_SYNC)),

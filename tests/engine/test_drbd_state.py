@@ -205,6 +205,8 @@ def test_proc_drbd_tells_frozen_minors_and_how_far_a_resync_is() -> None:
     assert (resync.done_percent, resync.seconds_left) == (31.3, 4)
     assert resync.remaining_bytes == 45440 * 1024
     assert minors[1002].resync is None
+    assert all(m.counters.startswith("ns:") and "oos:" in m.counters for m in minors.values())
+    assert [m.pending for m in minors.values()] == [1, 0, 1]
 
 
 def test_proc_drbd_without_devices_is_empty() -> None:

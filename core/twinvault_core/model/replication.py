@@ -187,7 +187,8 @@ class ReplicationSpec:
 class ReplicationStatus:
     """``VolumeReplica.status.replication``: what the node's agent saw last.
 
-    ``frozen_since`` is RFC 3339, empty while I/O flows. ``blank``: the metadata was just made and
+    ``frozen_since`` is RFC 3339, empty while I/O flows; ``stalled_since`` likewise, for requests
+    that do not end although nothing is frozen. ``blank``: the metadata was just made and
     the image has not one allocated extent. ``diverged``: both sides hold writes that the other
     lacks. ``epoch``: of the record that the agent read last. ``step`` and ``message``: what it does
     next and why, for people.
@@ -200,6 +201,7 @@ class ReplicationStatus:
     peer_disk: Disk = Disk.UNKNOWN
     frozen: bool = False
     frozen_since: str = ""
+    stalled_since: str = ""
     blank: bool = False
     diverged: bool = False
     different_bytes: int = 0
@@ -226,6 +228,7 @@ class ReplicationStatus:
             peer_disk=Disk(raw.get("peerDisk") or "DUnknown"),
             frozen=bool(raw.get("frozen")),
             frozen_since=raw.get("frozenSince") or "",
+            stalled_since=raw.get("stalledSince") or "",
             blank=bool(raw.get("blank")),
             diverged=bool(raw.get("diverged")),
             different_bytes=int(raw.get("differentBytes") or 0),
@@ -246,6 +249,7 @@ class ReplicationStatus:
             "peerDisk": self.peer_disk.value,
             "frozen": self.frozen,
             "frozenSince": self.frozen_since or None,
+            "stalledSince": self.stalled_since or None,
             "blank": self.blank,
             "diverged": self.diverged,
             "differentBytes": self.different_bytes,

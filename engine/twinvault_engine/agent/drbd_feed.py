@@ -56,6 +56,9 @@ class DrbdFeed:
         """There is, or will be, a replicated volume here: begin to listen."""
         self._wanted.set()
 
+    async def wait_wanted(self) -> None:
+        await self._wanted.wait()
+
     def state(self, volume_id: str) -> DrbdState | None:
         """As last told; None when the kernel has no such resource, or before anything was told."""
         resource = self._resources.get(volume_id)

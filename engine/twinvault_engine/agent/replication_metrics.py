@@ -52,6 +52,7 @@ class ReplicationCollector(Collector):
                 ("connected", "1 while the link is up."),
                 ("primary", "1 while this node is primary."),
                 ("frozen", "1 while writes wait for a decision."),
+                ("stalled", "1 while a request does not end although nothing is frozen."),
                 ("resync_remaining_bytes", "Bytes that a resync has still to copy."),
                 ("resync_waits", "1 while a resync waits for its turn."),
             )
@@ -75,6 +76,7 @@ class ReplicationCollector(Collector):
                 "connected": float(drbd is not None and drbd.connected),
                 "primary": float(drbd is not None and drbd.primary),
                 "frozen": float(drbd is not None and drbd.frozen),
+                "stalled": float(bool(entry.status.stalled_since)),
                 "resync_remaining_bytes": float(resync.remaining_bytes if resync else 0),
                 "resync_waits": float(drbd is not None and drbd.paused),
             }

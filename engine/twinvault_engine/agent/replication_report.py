@@ -106,6 +106,15 @@ class ReplicationReporter:
         self._note(view.volume, step, entry)
         self._wake(view.volume)
 
+    def stalled(self, volumes: frozenset[str]) -> None:
+        """I/O of these, and of no other, stands still although nothing is frozen."""
+        for volume_id, entry in self._entries.items():
+            since = entry.status.stalled_since
+            told = (since or self._clock()) if volume_id in volumes else ""
+            if told != since:
+                entry.status = replace(entry.status, stalled_since=told)
+                self._wake(volume_id)
+
     def forget(self, volume_id: str) -> None:
         """It is not replicated here any more."""
         if self._entries.pop(volume_id, None) is not None:

@@ -43,6 +43,7 @@ from .requests import BY_VOLUME
 from .rescuer import LONGEST_SECONDS, Rescuer
 from .safety_clones import SafetyClones
 from .snapshot_attempt import SnapshotAttempts
+from .stall_watch import StallWatch
 from .storage import OperationMeter, Storage, StorageThreads
 from .work_queue import Key, Subject, WorkQueue
 
@@ -113,6 +114,7 @@ class ReplicationService:
         self._abandoned = Abandoned(node, client, replicas, drbd, threads, view)
         self.node = NodeReplication(drbd, config.node_address)
         self._server = FenceServer(self._data.fence / SOCKET, self._desk.decide)
+        self._stalls = StallWatch(self.feed, self.reporter.stalled)
         self._queue = WorkQueue(
             lambda key: self._reconciler.reconcile(key.name), workers=WORKERS, most_seconds=15.0
         )
@@ -145,6 +147,7 @@ class ReplicationService:
                 self._queue.run(),
                 self._rescues.run(),
                 self._keep_helper(),
+                self._stalls.run(),
             ):
                 group.create_task(part)
 
