@@ -81,9 +81,9 @@ SEED ?= 1
 RUNS ?= 3
 CLASS ?= twinvault-metro
 .PHONY: faults
-faults: host venv ## Seeded faults under load: SEED=n RUNS=m, FAULT=name, CLASS=storage class
+faults: host venv ## Seeded faults under load: SEED=n RUNS=m, FAULT=name, CLASS=storage class, LOG=file
 	$(LAB) up
-	$(PYTHON) -m e2e.faults --seed $(SEED) --runs $(RUNS) --storage-class $(CLASS) $(if $(FAULT),--fault $(FAULT))
+	$(PYTHON) -m e2e.faults --seed $(SEED) --runs $(RUNS) --storage-class $(CLASS) $(if $(FAULT),--fault $(FAULT)) $(if $(LOG),--log $(LOG))
 
 .PHONY: bench
 bench: host venv ## Figures of docs/performance.md, one JSON object each: BENCH="rto link_cut" ROUNDS=5

@@ -14,13 +14,14 @@ from .replicated_status import find_since, is_in_sync, is_replicated
 @dataclass(frozen=True)
 class PairVolume:
     """``replicas``: of this very Volume. ``lost``: its nodes whose agent is silent, and since when.
-    ``snapshotting``: a snapshot of it is being taken.
+    ``snapshotting``: a snapshot of it is being taken. ``drilled``: a drill moves it.
     """
 
     volume: Volume
     replicas: tuple[VolumeReplica, ...] = ()
     lost: Mapping[str, str] = field(default_factory=dict)
     snapshotting: bool = False
+    drilled: bool = False
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ token that asks (``spec.replication.verifyRequest``), so that asking again chang
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from . import reasons
 from .actions import VOLUME, Action, PatchStatus, Tell
 from .conditions import VERIFIED, Condition
 from .cron import parse_cron
+from .drill_state import find_drill
 from .errors import TwinvaultError
 from .model import ReplicationPair, VerifyReport, VerifyResult
 from .pair_volume import PairVolume, plan_told
@@ -52,7 +53,9 @@ class Round:
 
 def plan_verify(pair: ReplicationPair, volumes: tuple[PairVolume, ...], *, now: str) -> VerifyPlan:
     """What follows for ``pair`` at ``now`` (RFC 3339)."""
-    fit = tuple(v for v in volumes if _takes_part(v))
+    drill = find_drill(pair.status)
+    moved = {v.volume for v in drill.volumes} if drill is not None else set()
+    fit = tuple(replace(v, drilled=v.name in moved) for v in volumes if _takes_part(v))
     last = pair.status.get("lastVerify") or {}
     current = Round(str(last.get("time") or ""), str(last.get("endedAt") or ""))
     schedule = str((pair.spec.get("verify") or {}).get("schedule") or "")
@@ -182,6 +185,8 @@ def find_obstacle(volume: PairVolume, *, asked: bool = False) -> str:
         return "the link is down"
     if report.sync not in _AT_REST:
         return "it resyncs"
+    if volume.drilled and not asked:
+        return "a drill moves it"
     if volume.snapshotting and not asked:
         return "a snapshot of it is being taken"
     if any(r.status_size_bytes < volume.volume.size_bytes for r in volume.replicas) and not asked:

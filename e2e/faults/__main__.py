@@ -6,12 +6,13 @@ import argparse
 import json
 import signal
 import sys
+from pathlib import Path
 
 from e2e import deploy
 from e2e.faults.evidence import write_evidence
 from e2e.faults.observer import Observer
 from e2e.faults.plan import RunPlan, plan_runs
-from e2e.faults.result import RunResult, render_summary
+from e2e.faults.result import RunResult, parse_results, render_summary
 from e2e.faults.runner import Trial
 from e2e.faults.scene import NAMESPACE, Scene
 from e2e.faults.table import FAULTS, applicable, choose_expectation, find_fault
@@ -26,6 +27,10 @@ def main() -> int:
     if options.list:
         for fault in FAULTS:
             print(f"{fault.name:30} {fault.told}")
+        return 0
+    if options.report:
+        with options.report.open() as lines:
+            print(render_summary(parse_results(lines)))
         return 0
     # Asked to end, it ends as after Ctrl-C: its watches with it.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -52,6 +57,8 @@ def parse_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--go-on", action="store_true", help="do not stop at a run that failed")
     parser.add_argument("--no-deploy", action="store_true", help="take what is installed")
     parser.add_argument("--stable-seconds", type=int, default=10, help="of the pair, meanwhile")
+    parser.add_argument("--log", type=Path, help="add each run's line to this file too")
+    parser.add_argument("--report", type=Path, help="only the table of such a file")
     parser.add_argument("--list", action="store_true", help="name every fault")
     return parser.parse_args(words)
 
@@ -98,6 +105,9 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
             trial.prepare()
         for plan in plans:
             results.append(run_one(trial, plan, options.storage_class))
+            if options.log:
+                with options.log.open("a") as log:
+                    log.write(f"{results[-1].to_json()}\n")
             if not results[-1].passed and not options.go_on:
                 break
         passed = all(result.passed for result in results)

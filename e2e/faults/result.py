@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 
 from e2e.faults.acknowledged import SERVICES
 from e2e.faults.timeline import Moment
@@ -47,6 +47,21 @@ class RunResult:
         hidden = ("roles", "moments", "struck_at", "healed_at")
         values = {key: value for key, value in vars(self).items() if key not in hidden}
         return json.dumps(_finite({"passed": self.passed, **values}))
+
+
+def parse_results(lines: Iterable[str]) -> list[RunResult]:
+    """What ``to_json`` wrote, of one series or of several; the last run of a seed and fault
+    counts. ValueError for another line.
+    """
+    found: dict[tuple[int, str, bool], RunResult] = {}
+    known = {field.name for field in fields(RunResult)}
+    for line in lines:
+        values = {k: v for k, v in json.loads(line).items() if k in known}
+        for name in ("pauses", "recoveries", "phases"):
+            values[name] = {k: math.inf if v is None else v for k, v in values[name].items()}
+        result = RunResult(**values)
+        found[(result.seed, result.fault, result.replicated)] = result
+    return list(found.values())
 
 
 def _finite(value: object) -> object:

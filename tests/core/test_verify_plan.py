@@ -11,6 +11,14 @@ from hypothesis import given, settings
 from tests.core.pair_rig import EAST, WEST, Rig
 
 HOURLY = {"schedule": "0 * * * *"}
+DRILL = {
+    "started": "2026-01-01T00:59:00Z",
+    "scheduled": "2026-01-01T00:59:00Z",
+    "trigger": "RunAt",
+    "phase": "Away",
+    "since": "2026-01-01T00:59:30Z",
+    "volumes": [{"volume": "a", "home": EAST, "away": WEST, "claim": "his/a"}],
+}
 FIRST, SECOND = "2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z"
 
 
@@ -95,6 +103,7 @@ def test_a_new_round_begins_with_the_volume_that_was_compared_longest_ago() -> N
         ("snapshot", "a snapshot of it is being taken"),
         ("silent", "node east-1 is silent"),
         ("growing", "it grows"),
+        ("drill", "a drill moves it"),
     ],
 )
 def test_a_volume_that_cannot_be_compared_is_put_off_with_the_reason(what: str, why: str) -> None:
@@ -110,6 +119,8 @@ def test_a_volume_that_cannot_be_compared_is_put_off_with_the_reason(what: str, 
             made.snapshotting.add("a")
         case "silent":
             made.lost = {EAST: "is silent"}
+        case "drill":
+            made.status["drill"] = DRILL
         case _:
             made.volumes["a"]["spec"]["sizeBytes"] *= 2
     made.pass_time(3600)

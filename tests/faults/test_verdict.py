@@ -10,7 +10,7 @@ import pytest
 
 from e2e.faults.acknowledged import Pause
 from e2e.faults.programs_facts import BLOCK_COUNT
-from e2e.faults.result import RunResult, render_summary
+from e2e.faults.result import RunResult, parse_results, render_summary
 from e2e.faults.scene import plan_objects
 from e2e.faults.table import GOES_ON_HERE, GOES_ON_THERE, WAITS
 from e2e.faults.verdict import (
@@ -122,3 +122,14 @@ def test_every_writer_reports_over_the_channel_of_its_own_node() -> None:
     ]
     assert classes == ["twinvault-metro"] * 2
     assert BLOCK_COUNT * 4096 <= 64 << 20
+
+
+def test_results_of_several_series_make_one_table_and_a_run_that_was_repeated_counts_once() -> None:
+    failed = RunResult(2, "link-cut", True, recoveries={"rows": inf}, problems=["lost"])
+    again = RunResult(2, "link-cut", True, recoveries={"rows": 1.25})
+    other = RunResult(3, "drained", True, pauses={"rows": 4.0}, phases={"mounted": 2.0})
+    lines = [result.to_json() for result in (failed, other, again)]
+    assert parse_results(lines[:1]) == [failed]
+    assert sorted(parse_results(lines), key=lambda r: r.seed) == [again, other]
+    with pytest.raises(ValueError, match="Expecting"):
+        parse_results(["no result"])
