@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from e2e.faults.acknowledged import (
@@ -59,10 +59,15 @@ class Promises:
 
 
 def find_unsettled(
-    nodes: Iterable[Mapping[str, Any]], volumes: Iterable[Mapping[str, Any]], replicas: int
+    nodes: Iterable[Mapping[str, Any]],
+    volumes: Iterable[Mapping[str, Any]],
+    replicas: int,
+    programs: Iterable[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """What is not as it was before any fault; ``replicas``: of each volume, all in sync."""
-    problems = []
+    """What is not as it was before any fault; ``replicas``: of each volume, all in sync.
+    ``programs``: Deployments and DaemonSets, each of which must be there as often as it should.
+    """
+    problems = [text for program in programs for text in _find_missing(program)]
     for node in nodes:
         name = node["metadata"]["name"]
         if condition_status(node, "Ready") != "True":
@@ -82,6 +87,17 @@ def find_unsettled(
         if len(in_sync) < replicas:
             problems.append(f"volume {name} is in sync at {', '.join(in_sync) or 'no node'}")
     return problems
+
+
+def _find_missing(program: Mapping[str, Any]) -> Iterator[str]:
+    """A program without its standby would make the next fault two."""
+    status, name = program.get("status", {}), program["metadata"]["name"]
+    if program["kind"] == "DaemonSet":
+        wanted, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
+    else:
+        wanted, ready = program["spec"].get("replicas", 1), status.get("readyReplicas", 0)
+    if ready < wanted:
+        yield f"{name}: {ready} of {wanted} are ready"
 
 
 def condition_status(obj: Mapping[str, Any], type_: str) -> str:

@@ -50,6 +50,23 @@ def test_all_is_well_only_with_every_node_and_every_replica() -> None:
         assert len(find_unsettled(nodes, volumes, 2)) == 1
 
 
+def test_all_is_well_only_with_every_standby() -> None:
+    meta = {"name": "twinvault-operator"}
+    deployment = {"kind": "Deployment", "metadata": meta, "spec": {"replicas": 2}}
+    daemons = {"kind": "DaemonSet", "metadata": meta, "spec": {}}
+    for program, status in (
+        (deployment, {"readyReplicas": 2}),
+        (daemons, {"desiredNumberScheduled": 2, "numberReady": 2}),
+    ):
+        whole = {**program, "status": status}
+        assert find_unsettled([node()], [volume()], 2, [whole]) == []
+        lacking = {**status, list(status)[-1]: 1}
+        assert find_unsettled([node()], [volume()], 2, [{**program, "status": lacking}]) == [
+            "twinvault-operator: 1 of 2 are ready"
+        ]
+    assert find_unsettled([], [], 2, [{**deployment, "status": {}}])
+
+
 def test_standing_still_is_a_problem_after_a_minute_that_nothing_explains() -> None:
     assert find_silent("rows", 59.0) == ""
     assert "no condition" in find_silent("rows", 61.0)
