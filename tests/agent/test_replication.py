@@ -458,3 +458,20 @@ async def test_writes_go_on_when_the_other_node_does_not_copy(metro: MetroWorld)
         assert not metro.is_taken("s1")
         async with metro.west.running():
             await metro.until(lambda: metro.is_taken("s1"), "both copies", 30)
+
+
+async def test_who_became_equal_while_the_api_was_away_is_added_when_it_answers(
+    metro: MetroWorld,
+) -> None:
+    """Both kernels say that all is well, which is no reason to rest: the record lacks one."""
+    async with metro.running():
+        await metro.east.stage()
+        metro.pair.cut()
+        await metro.until(lambda: metro.record.in_sync == {EAST}, "the record to go on alone")
+        metro.east.wire.cut = True
+        metro.pair.heal()
+        await metro.until(lambda: metro.pair.kernel(WEST).disk.value == "UpToDate", "the copy")
+        await asyncio.sleep(2.0)
+        assert metro.record.in_sync == {EAST}
+        metro.east.wire.cut = False
+        await metro.until(lambda: metro.record.in_sync == {EAST, WEST}, "it to be added")

@@ -238,7 +238,11 @@ class ReplicationReconciler:
                 return GROWTH_SECONDS
         if drbd is not None and drbd.verifying:
             return VERIFY_SECONDS
-        if step.well or (step.reason in _TOLD_BY_EVENTS and decided.reading is not None):
+        # Without the record nobody rests, however well the kernel looks:
+        # 1. The copy ends; both kernels say UpToDate.  2. The read of the record is not answered.
+        # 3. At rest now, nobody would add the peer, and nothing else would happen.
+        known = decided.reading is not None or replica.replication is None
+        if known and (step.well or step.reason in _TOLD_BY_EVENTS):
             # Only if nothing happened while this was decided.
             if self._sign(replica) != sign:
                 return 0.0
