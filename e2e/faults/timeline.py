@@ -221,17 +221,16 @@ def choose_moments_of(moments: Iterable[Moment], volume: str, pod: str) -> list[
 
 
 def split_phases(phases: Mapping[str, float]) -> dict[str, float]:
-    """Phase -> seconds that it took, from ``choose_phases``: since the last of those before it.
+    """Phase -> seconds that it took, from ``choose_phases``: since the one that ended before it.
 
-    What was over before an earlier phase ended took no time of its own; the sum is the time of
-    the latest phase.
+    In the order in which they ended: in a planned move the pod ends before the primary moves, in a
+    failover after it. The sum is the time of the latest phase.
     """
     took: dict[str, float] = {}
     before = 0.0
-    for name in PHASES:
-        if name in phases:
-            took[name] = round(max(0.0, phases[name] - before), 3)
-            before = max(before, phases[name])
+    for name in sorted(phases, key=lambda name: (phases[name], PHASES.index(name))):
+        took[name] = round(phases[name] - before, 3)
+        before = phases[name]
     return took
 
 
