@@ -241,8 +241,7 @@ class ReplicationReconciler:
         # Without the record nobody rests, however well the kernel looks:
         # 1. The copy ends; both kernels say UpToDate.  2. The read of the record is not answered.
         # 3. At rest now, nobody would add the peer, and nothing else would happen.
-        known = decided.reading is not None or replica.replication is None
-        if known and (step.well or step.reason in _TOLD_BY_EVENTS):
+        if decided.reading is not None and (step.well or step.reason in _TOLD_BY_EVENTS):
             # Only if nothing happened while this was decided.
             if self._sign(replica) != sign:
                 return 0.0
