@@ -152,8 +152,8 @@ def _describe_stall(record: ReplicationRecord, report: ReplicationStatus) -> str
     after = f"the pod then starts on {others[0]}" if others else "it alone has every write"
     return (
         f"a write on {node} neither ends nor fails since {report.stalled_since}, and nothing is"
-        f" frozen: see the kernel log and the disks of {node}; if they are well, restart the node"
-        f" ({after})"
+        " frozen: see the kernel logs and the disks of both nodes; if they are well, restart"
+        f" {node} ({after})"
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from twinvault_core.errors import (
     BusyError,
-    DataAtRiskError,
     DeadlineError,
     ErrorCode,
     FailedPreconditionError,
@@ -235,56 +234,6 @@ def demote(handle: Handle) -> None:
             time.sleep(0.05)
 
 
-def skip_first_sync(handle: Handle) -> None:
-    """Declare both replicas equal and whole without copying. Done on one node only.
-
-    The caller has proved both images blank and both metadata just made. FailedPrecondition unless
-    our metadata was never used and both are connected, secondary and inconsistent.
-    """
-    present = require(handle)
-    state = present.state
-    if state.in_sync and present.out_of_sync_bytes == 0:
-        return
-    both = (state.disk, state.peer_disk, state.role, state.peer_role)
-    wanted = (Disk.INCONSISTENT, Disk.INCONSISTENT, DrbdRole.SECONDARY, DrbdRole.SECONDARY)
-    if not state.connected or both != wanted or not observe_just_created(handle):
-        raise FailedPreconditionError(
-            f"the first sync of volume {handle.volume_id} cannot be skipped: disks {state.disk} and"
-            f" {state.peer_disk}, roles {state.role} and {state.peer_role}, {state.connection};"
-            " only two connected, never used replicas can be declared equal. Use a full sync"
-        )
-    step("drbd skip first sync")
-    run_setup(
-        f"skipping the first sync of {handle.volume_id}",
-        *("new-current-uuid", str(handle.minor), "--clear-bitmap"),
-    )
-
-
-def start_full_sync(handle: Handle) -> None:
-    """Declare the local data whole; the peer gets all of it. Never on a replica that was whole.
-
-    DataAtRisk when the peer holds whole data: a human chooses then.
-    """
-    state = require(handle).state
-    if state.disk is Disk.UP_TO_DATE:
-        demote(handle)
-        return
-    if state.peer_disk in (Disk.UP_TO_DATE, Disk.CONSISTENT, Disk.OUTDATED):
-        raise DataAtRiskError(
-            f"the other replica of volume {handle.volume_id} holds data ({state.peer_disk}); it is"
-            " not overwritten. Choose by hand which replica is right"
-        )
-    if state.disk is not Disk.INCONSISTENT or not observe_just_created(handle):
-        raise FailedPreconditionError(
-            f"the local replica of volume {handle.volume_id} is {state.disk} and was replicated"
-            " before; it cannot be declared whole. Connect it to the replica that is"
-        )
-    step("drbd force primary")
-    what = f"starting the first sync of {handle.volume_id}"
-    run_setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
-    demote(handle)
-
-
 def resize(handle: Handle, *, new_part_is_blank: bool) -> None:
     """Take the size that both images have now. ``new_part_is_blank``: on both, proved by the
     caller; then nothing is copied. Otherwise the new part is resynced.
@@ -358,18 +307,6 @@ def force_detach(handle: Handle) -> None:
                 f" {_SETTLE_SECONDS:g} s; its loop device does not answer. See the kernel log"
             )
         time.sleep(0.02)
-
-
-def invalidate(handle: Handle) -> None:
-    """Throw the local data away; the peer sends all of it. Never while primary."""
-    state = require(handle).state
-    if state.primary or state.peer_disk is not Disk.UP_TO_DATE:
-        raise FailedPreconditionError(
-            f"the local replica of volume {handle.volume_id} is not thrown away: it is"
-            f" {state.role} and the other is {state.peer_disk}"
-        )
-    step("drbd invalidate")
-    run_setup(f"invalidating {handle.volume_id}", "invalidate", str(handle.minor), seconds=30.0)
 
 
 def require(handle: Handle) -> Resource:

@@ -3,7 +3,7 @@
 Seen once on 8.4.11: 1. a write is in the kernel  2. the link is lost, I/O freezes  3. the fence
 question is answered, I/O goes on, and that one write does not end  4. the peer comes back, and the
 handshake waits for the write. DRBD says "Primary, UpToDate" meanwhile. A disk below that answers
-nothing looks the same from here.
+nothing, at either node, looks the same from here. DRBD 9 prints no counters, so nothing is found.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from twinvault_core.replication_state import DrbdRole
 from .drbd_state import ProcMinor
 
 PATIENCE_SECONDS = 15.0
-"""Longer than a slow disk takes, and than the kernel needs to give up a peer that hangs."""
+"""Longer than a request takes on a slow disk, or until the kernel has found its peer lost."""
 
 
 @dataclass

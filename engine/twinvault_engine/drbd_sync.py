@@ -1,13 +1,90 @@
-"""Copying and comparing: a resync that waits, goes on or is prodded; verify. Each repeatable."""
+"""Copying and comparing: the first sync; a resync that waits, goes on or is prodded; verify. Each
+repeatable.
+"""
 
 from __future__ import annotations
 
-from .drbd import Handle, connect, demote, disconnect, promote, require, run_setup
+from twinvault_core.errors import DataAtRiskError, FailedPreconditionError
+from twinvault_core.replication_state import Disk, DrbdRole
+
+from .drbd import (
+    PROMOTE_SECONDS,
+    Handle,
+    connect,
+    demote,
+    disconnect,
+    observe_just_created,
+    promote,
+    require,
+    run_setup,
+)
 from .drbd_error import DrbdError
 from .steps import step
 
 _ALREADY_PAUSED = 134
 _NOT_PAUSED = 135
+
+
+def skip_first_sync(handle: Handle) -> None:
+    """Declare both replicas equal and whole without copying. Done on one node only.
+
+    The caller has proved both images blank and both metadata just made. FailedPrecondition unless
+    our metadata was never used and both are connected, secondary and inconsistent.
+    """
+    present = require(handle)
+    state = present.state
+    if state.in_sync and present.out_of_sync_bytes == 0:
+        return
+    both = (state.disk, state.peer_disk, state.role, state.peer_role)
+    wanted = (Disk.INCONSISTENT, Disk.INCONSISTENT, DrbdRole.SECONDARY, DrbdRole.SECONDARY)
+    if not state.connected or both != wanted or not observe_just_created(handle):
+        raise FailedPreconditionError(
+            f"the first sync of volume {handle.volume_id} cannot be skipped: disks {state.disk} and"
+            f" {state.peer_disk}, roles {state.role} and {state.peer_role}, {state.connection};"
+            " only two connected, never used replicas can be declared equal. Use a full sync"
+        )
+    step("drbd skip first sync")
+    run_setup(
+        f"skipping the first sync of {handle.volume_id}",
+        *("new-current-uuid", str(handle.minor), "--clear-bitmap"),
+    )
+
+
+def start_full_sync(handle: Handle) -> None:
+    """Declare the local data whole; the peer gets all of it. Never on a replica that was whole.
+
+    DataAtRisk when the peer holds whole data: a human chooses then.
+    """
+    state = require(handle).state
+    if state.disk is Disk.UP_TO_DATE:
+        demote(handle)
+        return
+    if state.peer_disk in (Disk.UP_TO_DATE, Disk.CONSISTENT, Disk.OUTDATED):
+        raise DataAtRiskError(
+            f"the other replica of volume {handle.volume_id} holds data ({state.peer_disk}); it is"
+            " not overwritten. Choose by hand which replica is right"
+        )
+    if state.disk is not Disk.INCONSISTENT or not observe_just_created(handle):
+        raise FailedPreconditionError(
+            f"the local replica of volume {handle.volume_id} is {state.disk} and was replicated"
+            " before; it cannot be declared whole. Connect it to the replica that is"
+        )
+    step("drbd force primary")
+    what = f"starting the first sync of {handle.volume_id}"
+    run_setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
+    demote(handle)
+
+
+def invalidate(handle: Handle) -> None:
+    """Throw the local data away; the peer sends all of it. Never while primary."""
+    state = require(handle).state
+    if state.primary or state.peer_disk is not Disk.UP_TO_DATE:
+        raise FailedPreconditionError(
+            f"the local replica of volume {handle.volume_id} is not thrown away: it is"
+            f" {state.role} and the other is {state.peer_disk}"
+        )
+    step("drbd invalidate")
+    run_setup(f"invalidating {handle.volume_id}", "invalidate", str(handle.minor), seconds=30.0)
 
 
 def hold_sync(handle: Handle) -> None:

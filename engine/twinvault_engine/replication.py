@@ -47,8 +47,8 @@ class Act(StrEnum):
 
 
 _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
-    Act.SKIP_FIRST_SYNC: drbd.skip_first_sync,
-    Act.START_FULL_SYNC: drbd.start_full_sync,
+    Act.SKIP_FIRST_SYNC: drbd_sync.skip_first_sync,
+    Act.START_FULL_SYNC: drbd_sync.start_full_sync,
     Act.PROMOTE: drbd.promote,
     Act.DEMOTE: drbd.demote,
     Act.ATTACH: drbd.attach,
@@ -56,7 +56,7 @@ _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
     Act.CONNECT_DISCARDING: drbd.connect_discarding,
     Act.DISCONNECT: drbd.disconnect,
     Act.OUTDATE: drbd.outdate,
-    Act.INVALIDATE: drbd.invalidate,
+    Act.INVALIDATE: drbd_sync.invalidate,
     Act.VERIFY: drbd_sync.verify,
     Act.COPY_MARKED: drbd_sync.copy_marked,
     Act.RESTART_SYNC: drbd_sync.restart_sync,

@@ -101,8 +101,11 @@ class Staging:
         staged between two pods that follow each other on a node, so when nobody has it, it is
         unmounted here, and the record remembers what kubelet believes until it is so again.
         """
-        record, data = self._records.load(volume_id), self._find_data(volume_id)
-        if record is None or data is None or not (record.complete or record.lifted):
+        record = self._records.load(volume_id)
+        if record is None or not (record.lifted or (replicated and record.complete)):
+            return None
+        data = self._find_data(volume_id)
+        if data is None:
             return None
         attached, path = observe_attachment(data), Path(record.staging_path)
         bare = replicated and attached is not None and not attached.replicated

@@ -20,8 +20,8 @@ class Config:
     metrics_port: int = 9801
     workers: int = 8
     lease_duration_seconds: float = 4.0
-    lease_renew_seconds: float = 1.0
     """As long as that of a node: when both are lost at once, neither waits for the other."""
+    lease_renew_seconds: float = 1.0
     sweep_seconds: float = 300.0
     """How often everything is listed anew, in case a deletion was missed."""
 

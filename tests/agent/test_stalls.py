@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.agent.fake_drbd import MINOR, VOLUME
-from tests.agent.metro_world import EAST, MetroWorld
+from tests.agent.metro_world import EAST, REPLICAS, MetroWorld
 from twinvault_core.replication_state import Disk, DrbdRole
 from twinvault_engine.agent.stall_watch import StallWatch
 from twinvault_engine.drbd_stall import PATIENCE_SECONDS
@@ -44,3 +44,14 @@ async def test_a_stall_stands_in_the_replicas_status_until_it_is_over(tmp_path: 
         task.cancel()
     assert told == [{VOLUME}, frozenset()]
     assert metro.record.primary == EAST
+
+
+async def test_a_new_agent_does_not_go_on_telling_of_a_stall_that_is_over(tmp_path: Path) -> None:
+    metro = MetroWorld(tmp_path)
+    async with metro.running():
+        await metro.until_in_sync()
+    obj = metro.api.objects[(REPLICAS, f"{VOLUME}.{EAST}")]
+    told = {**obj["status"]["replication"], "stalledSince": "2026-03-01T01:00:00Z"}
+    await metro.api.put(REPLICAS, {**obj, "status": {**obj["status"], "replication": told}})
+    async with metro.east.running():
+        await metro.until(lambda: "stalledSince" not in metro.east.status, "the stall to be over")

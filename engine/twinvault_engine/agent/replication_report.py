@@ -54,6 +54,7 @@ class ReplicationReporter:
         self._client, self._replicas, self._events = client, replicas, events
         self._clock = clock
         self._entries: dict[str, Entry] = {}
+        self._stalled: frozenset[str] = frozenset()
         self._queue = WorkQueue(self._write, workers=WORKERS, most_seconds=5.0)
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
@@ -108,6 +109,7 @@ class ReplicationReporter:
 
     def stalled(self, volumes: frozenset[str]) -> None:
         """I/O of these, and of no other, stands still although nothing is frozen."""
+        self._stalled = volumes
         for volume_id, entry in self._entries.items():
             since = entry.status.stalled_since
             told = (since or self._clock()) if volume_id in volumes else ""
@@ -125,7 +127,9 @@ class ReplicationReporter:
         told: ReplicationStatus | None = None
         for obj in self._replicas.find(BY_VOLUME, volume_id):
             told = VolumeReplica.parse(obj).replication_status
-        entry = Entry(told or ReplicationStatus())
+        # A stall is known by watching for a while: what an earlier life saw may be over.
+        stalled = self._clock() if volume_id in self._stalled else ""
+        entry = Entry(replace(told or ReplicationStatus(), stalled_since=stalled))
         self._entries[volume_id] = entry
         return entry
 

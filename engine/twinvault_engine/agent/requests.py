@@ -141,6 +141,7 @@ class RequestHandler:
         stage = await self._threads.run("lift", lift)
         if stage is None:
             return
+        self._replication.refuse_frozen(volume_id)
         try:
             await self._allow_stage(stage)
             await self._run(stage.operation, self._choose_stage(stage))
