@@ -57,8 +57,14 @@ TAINT_DRILL: Final = "twinvault.io/drill"
 PARAMETER_POOL: Final = "pool"
 PARAMETER_FS_TYPE: Final = "fsType"
 PARAMETER_REPLICATION_PAIR: Final = "replicationPair"
+PARAMETER_RESYNC_PRIORITY: Final = "resyncPriority"
 STORAGE_CLASS_PARAMETERS: Final = frozenset(
-    {PARAMETER_POOL, PARAMETER_FS_TYPE, PARAMETER_REPLICATION_PAIR}
+    {
+        PARAMETER_POOL,
+        PARAMETER_FS_TYPE,
+        PARAMETER_REPLICATION_PAIR,
+        PARAMETER_RESYNC_PRIORITY,
+    }
 )
 
 LEASE_NAMESPACE_DEFAULT: Final = "twinvault-system"

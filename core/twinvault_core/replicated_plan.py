@@ -64,7 +64,7 @@ def choose_replication(
         peer_address=peer_address,
         epoch=record.epoch,
         first_sync=_choose_first_sync(view, volume, record, node),
-        settings=_choose_settings(view, node),
+        settings=_choose_settings(view, volume, node),
         # The pair's plan writes these two; here they only must not get lost.
         verify_request=told.verify_request if told else "",
         resync_hold=told.resync_hold if told else "",
@@ -214,10 +214,12 @@ def _choose_first_sync(
     return FirstSync.SKIP if equal and same_size else FirstSync.FULL
 
 
-def _choose_settings(view: VolumeView, node: str) -> ReplicationSettings:
+def _choose_settings(view: VolumeView, volume: Volume, node: str) -> ReplicationSettings:
+    known, candidate = _replica(view, node), view.candidate(node)
     if view.pair is not None:
-        return choose_settings(view.pair)
-    known = _replica(view, node)
+        site = candidate.node.storage_cluster if candidate is not None else ""
+        cluster = view.clusters.get(known.storage_cluster if known is not None else site)
+        return choose_settings(view.pair, cluster.pool(volume.pool) if cluster else None)
     return known.replication.settings if known and known.replication else ReplicationSettings()
 
 

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from .model import ReplicationPair, ReplicationSettings, StorageNode
+from .model import PoolSpec, ReplicationPair, ReplicationSettings, StorageNode
 
 
 def find_address(pair: ReplicationPair, node: StorageNode, internal_ip: str) -> str:
@@ -56,12 +56,17 @@ def find_network_problem(pair: ReplicationPair) -> str:
     return ""
 
 
-def choose_settings(pair: ReplicationPair) -> ReplicationSettings:
-    """What both agents are told about the link; 0 leaves it to them."""
+def choose_settings(pair: ReplicationPair, pool: PoolSpec | None) -> ReplicationSettings:
+    """What an agent is told about the link, and about the log of its replica in ``pool``; 0 leaves
+    it to the agent. The link is the same for both; each side's activity log is its own.
+    """
     resync: Mapping[str, Any] = pair.spec.get("resync") or {}
+    network: Mapping[str, Any] = pair.spec.get("network") or {}
     return ReplicationSettings(
         max_rate_bytes_per_second=int(resync.get("maxRateBytesPerSecond") or 0),
         min_rate_bytes_per_second=int(resync.get("minRateBytesPerSecond") or 0),
+        al_extents=pool.al_extents if pool is not None else 0,
+        round_trip_milliseconds=int(network.get("roundTripMilliseconds") or 0),
     )
 
 

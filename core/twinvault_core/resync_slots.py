@@ -1,11 +1,12 @@
 """Whose resync runs now: at most ``spec.resync.concurrentVolumes`` of a pair at once.
 
-The order among those that wait: whoever is degraded since an earlier hour goes first, and within
-one hour whoever has the least left. Why: the loss of a site degrades all volumes in the same
-moment, and then the least left first makes the most volumes whole soonest; a volume that got
-degraded in a later hour never overtakes, so nobody waits for ever behind small ones that keep
-coming. Who copies keeps its turn until it is in sync. The turn is of that one incident and stands
-in the pair's status, because
+The order among those that wait: the highest ``spec.resyncPriority`` goes first; among equals
+whoever is degraded since an earlier hour, and within one hour whoever has the least left. Why: the
+loss of a site degrades all volumes in the same moment, and then the least left first makes the most
+volumes whole soonest; a volume that got degraded in a later hour never overtakes, so nobody waits
+for ever behind small ones of its own priority that keep coming. Who copies keeps its turn until it
+is in sync, also before one of a higher priority: a resync that runs is not stopped for another. The
+turn is of that one incident and stands in the pair's status, because
 1. a small volume has its turn, becomes equal, and is degraded again at once;
 2. the operator, which did not look in between, must not take that for the same turn.
 """
@@ -21,6 +22,7 @@ from .actions import Action
 from .model import ReplicationPair
 from .pair_volume import PairVolume, plan_told
 from .replicated_status import is_replicated
+from .resync_progress import describe_resyncs
 from .verify_plan import parse_time
 
 DEFAULT_SLOTS = 2
@@ -39,10 +41,11 @@ class Candidate:
     has_turn: bool
     since: str
     remaining_bytes: int = 0
+    priority: int = 0
 
     @property
     def order(self) -> tuple[Any, ...]:
-        return (self.since[:13], self.remaining_bytes, self.name)
+        return (-self.priority, self.since[:13], self.remaining_bytes, self.name)
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ def plan_resyncs(pair: ReplicationPair, volumes: tuple[PairVolume, ...], *, now:
     held = choose_held(found, slots)
     kept = [{"volume": c.name, "since": c.since} for c in found if c.name not in held]
     status = {"turns": kept, "waiting": len(held)} if found else None
-    return ResyncPlan({"resync": status}, _tell(volumes, held, now))
+    told = {"resync": status, "resyncing": describe_resyncs(volumes, held) or None}
+    return ResyncPlan(told, _tell(volumes, held, now))
 
 
 def _tell(volumes: tuple[PairVolume, ...], held: frozenset[str], now: str) -> tuple[Action, ...]:
@@ -115,4 +119,5 @@ def make_candidate(volume: PairVolume, turns: frozenset[tuple[str, str]]) -> Can
     linked = report is not None and not report.link_down and not report.peer_disk.gone
     able = linked and record.primary in record.in_sync and not volume.lost
     left = resync.remaining_bytes if resync is not None else volume.volume.size_bytes
-    return Candidate(volume.name, able, (volume.name, since) in turns, since, left)
+    has_turn, priority = (volume.name, since) in turns, volume.volume.resync_priority
+    return Candidate(volume.name, able, has_turn, since, left, priority)

@@ -18,12 +18,20 @@ from twinvault_core.names import (
     PARAMETER_FS_TYPE,
     PARAMETER_POOL,
     PARAMETER_REPLICATION_PAIR,
+    PARAMETER_RESYNC_PRIORITY,
     STORAGE_CLASS_PARAMETERS,
 )
 
 from .pb import csi_pb2
 from .topology import Clusters, parse_requirement
-from .validation import parse_capabilities, parse_fs_type, parse_name, refuse_unknown, require_id
+from .validation import (
+    parse_capabilities,
+    parse_fs_type,
+    parse_name,
+    parse_priority,
+    refuse_unknown,
+    require_id,
+)
 
 DEFAULT_FS_TYPE = "ext4"
 _PVC_NAME = "csi.storage.k8s.io/pvc/name"
@@ -50,6 +58,7 @@ class Parameters:
     pool: str = ""
     fs_type: str = ""
     replication_pair: str = ""
+    resync_priority: int = 0
     claim: str = ""
 
     @classmethod
@@ -66,6 +75,7 @@ class Parameters:
                 given.get(PARAMETER_FS_TYPE) or given.get(_KUBERNETES_FS_TYPE, "")
             ),
             replication_pair=given.get(PARAMETER_REPLICATION_PAIR, ""),
+            resync_priority=parse_priority(given.get(PARAMETER_RESYNC_PRIORITY, "")),
             claim=f"{namespace}/{name}" if namespace and name else "",
         )
 
@@ -81,6 +91,7 @@ class VolumeRequest:
     fs_type: str
     pool: str
     replication_pair: str
+    resync_priority: int
     source: Source
     requisite: tuple[str, ...]
     preferred: tuple[str, ...]
@@ -121,6 +132,7 @@ class VolumeRequest:
             fs_type=fs_type,
             pool=parameters.pool,
             replication_pair=parameters.replication_pair,
+            resync_priority=parameters.resync_priority,
             source=_parse_source(request.volume_content_source),
             requisite=requisite,
             preferred=preferred,
@@ -167,6 +179,8 @@ def plan_volume(request: VolumeRequest, origin: Origin) -> dict[str, Any]:
         spec["fsType"] = fs_type
     if request.replication_pair:
         spec["replicationPair"] = request.replication_pair
+    if request.resync_priority:
+        spec["resyncPriority"] = request.resync_priority
     if request.source:
         spec["source"] = request.source.to_dict()
     where = {"requisite": list(request.requisite), "preferred": list(request.preferred)}

@@ -17,6 +17,7 @@ FILESYSTEMS = ("ext4", "xfs")
 MAX_PATH_BYTES = 4095
 """PATH_MAX of Linux without its final zero byte."""
 MAX_MOUNT_FLAGS = 64
+MAX_PRIORITY = 1000
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 READ_ONLY_MODES = frozenset({Mode.SINGLE_NODE_READER_ONLY})
@@ -31,6 +32,7 @@ SUPPORTED_MODES = frozenset(
 
 # Control characters that the CSI specification keeps out of names.
 _FORBIDDEN_IN_NAMES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+_PRIORITY = re.compile(r"-?[0-9]{1,4}")
 # No comma (a second option), no '/' (another device), no leading '-' (an option of mount itself).
 _MOUNT_FLAG = re.compile(r"[a-z][a-z0-9_]{0,63}(=[A-Za-z0-9_.:+-]{1,64})?")
 _MOUNT_FLAGS_REFUSED = frozenset(
@@ -82,6 +84,17 @@ def parse_fs_type(fs_type: str) -> str:
     if fs_type and fs_type not in FILESYSTEMS:
         raise InvalidError(f"filesystem {fs_type!r} is not one of {', '.join(FILESYSTEMS)}")
     return fs_type
+
+
+def parse_priority(text: str) -> int:
+    """A resync's priority, 0 if not given; the bounds are those of ``Volume.spec``."""
+    number = int(text) if _PRIORITY.fullmatch(text) else 0 if not text else None
+    if number is None or abs(number) > MAX_PRIORITY:
+        raise InvalidError(
+            f"resyncPriority {text[:80]!r} is not a whole number from -{MAX_PRIORITY} to"
+            f" {MAX_PRIORITY}"
+        )
+    return number
 
 
 def parse_mount_flags(flags: Sequence[str]) -> tuple[str, ...]:

@@ -85,10 +85,10 @@ class Controller:
 def choose_controller(settings: ReplicationSettings) -> Controller:
     """Values for this round trip: plan ahead at least five of them, and keep in flight what the
     line holds at full rate, at least 1 MiB. The floor is what a resync gets beside a busy
-    application: DRBD's own 250 KiB/s would take a day for 20 GiB.
+    application, a tenth of the most: DRBD's own 250 KiB/s would take a day for 20 GiB.
     """
     max_rate = settings.max_rate_bytes_per_second or 100 * _MIB
-    min_rate = settings.min_rate_bytes_per_second or max(_MIB, max_rate // 25)
+    min_rate = settings.min_rate_bytes_per_second or max(_MIB, max_rate // 10)
     in_flight = max_rate * settings.round_trip_milliseconds / 1000
     fill = int(min(512 * _MIB, max(_MIB, 1.5 * in_flight)))
     return Controller(

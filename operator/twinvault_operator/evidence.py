@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twinvault_core.failover_view import (
@@ -28,10 +28,13 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Users:
-    """Who uses volumes on one node, as the API server said just now."""
+    """Who uses volumes on one node, as the API server said just now. ``handles``: the volume of
+    each PersistentVolume of ours.
+    """
 
     pods: tuple[PodUse, ...] = ()
     attachments: tuple[Attachment, ...] = ()
+    handles: Mapping[str, str] = field(default_factory=dict)
 
 
 NOBODY = Users()
@@ -114,7 +117,8 @@ def parse_users(node: str, pods: list[Any], attachments: list[Any], volumes: lis
         volume = handle if ours == DRIVER_NAME and spec.get("attacher") == DRIVER_NAME else ""
         meta = obj["metadata"]
         held.append(Attachment(meta["name"], node, volume, meta.get("uid") or ""))
-    return Users(tuple(uses), tuple(held))
+    own = {name: handle for name, (driver, handle) in handles.items() if driver == DRIVER_NAME}
+    return Users(tuple(uses), tuple(held), own)
 
 
 def has_ended(pod: Json) -> bool:

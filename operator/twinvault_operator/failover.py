@@ -30,6 +30,7 @@ from twinvault_core.replicated_status import is_replicated
 from twinvault_kube.client import KubeClient
 from twinvault_kube.kinds import LEASES
 
+from .attachments import Attached
 from .evidence import NOBODY, Users, find_replicated_nodes, observe_failover
 from .failover_report import FailoverReport
 from .failover_steps import FailoverSteps, Outcome, Work
@@ -103,6 +104,10 @@ class Failover:
         new = (after.replication_status, after.in_use) if after is not None else None
         if old != new:
             self.look_at({known.node, known.replication.peer_node})
+
+    def attachment_changed(self, _: str, before: Attached | None, after: Attached | None) -> None:
+        if after is not None and after.done and not (before is not None and before.done):
+            self._report.attached(after.node)
 
     def pair_changed(self) -> None:
         self.look_at(find_replicated_nodes(self._world))
@@ -223,6 +228,8 @@ class Failover:
         users = None
         if needs_users:
             users = await (listing or self._steps.list_users(view.node))
+        if users is not None:
+            self._world.attachments.handles = users.handles
         return frozenset(results), users
 
     def _rest(self, view: NodeView, waits: list[Wait]) -> None:

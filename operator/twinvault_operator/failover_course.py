@@ -18,8 +18,9 @@ from twinvault_core.failover_phases import (
 )
 from twinvault_core.model import Volume
 
-AFTER = ("attach", "promote", "mount")
-TOLD_AS = {"attach": "reschedule", "promote": "promote", "mount": "mount"}
+AFTER = ("reschedule", "attach", "promote", "mount")
+"""Of each volume: Kubernetes asked to publish it for a pod at the other node; the attachment there
+is done; the replica there is primary; the volume is in use there."""
 MOST_VOLUMES = 1000
 SAME_SECONDS = 2.0
 """What the pair tells is dated to the second, right after the first swap."""
@@ -59,7 +60,7 @@ class Course:
             times = self.reached.get(name, {})
             if not self.used or self.used - times.keys():
                 break
-            found.append((TOLD_AS[name], choose_end(times[v] for v in self.used)))
+            found.append((name, choose_end(times[v] for v in self.used)))
         return found
 
     @property
@@ -146,6 +147,6 @@ def _take_over(course: Course, ended: Mapping[str, float]) -> None:
     """What an earlier leader saw the end of is as it said."""
     course.evicted_at = ended.get("evict")
     for name in AFTER:
-        if TOLD_AS[name] in ended:
+        if name in ended:
             for volume in course.used:
-                course.reach(name, volume, ended[TOLD_AS[name]])
+                course.reach(name, volume, ended[name])

@@ -12,7 +12,7 @@ from twinvault_core.failover_view import NodeView, Policy, Swap, VolumeEvidence,
 from twinvault_core.replication_state import DrbdRole
 from twinvault_core.switchover import preview_failover
 
-from .failover_course import AFTER, Course, resume_courses
+from .failover_course import Course, resume_courses
 from .metrics import Metrics
 from .work_queue import Key, WorkQueue
 from .world import World
@@ -105,6 +105,13 @@ class FailoverReport:
                 self._reach(course, volume_name, self.moment())
                 self._check_complete(course)
 
+    def attached(self, node: str) -> None:
+        """An attachment there is done: of a volume that a course waits for?"""
+        for course in [c for c in self._courses.values() if c.to == node]:
+            for name in course.used - course.reached.get("attach", {}).keys():
+                self._reach(course, name, self.moment())
+            self._check_complete(course)
+
     def _reach(self, course: Course, name: str, at: float) -> None:
         volume = self._world.volumes.get(name)
         if volume is None or volume.record is None:
@@ -114,14 +121,19 @@ class FailoverReport:
             (r for r in self._world.replicas.find("volume", name) if r.node == course.to), None
         )
         report = replica.replication_status if replica is not None else None
-        happened = {
-            "attach": volume.published_to == (course.to,),
-            "promote": report is not None and report.role is DrbdRole.PRIMARY,
-            "mount": replica is not None and replica.in_use,
+        published = volume.published_to == (course.to,)
+        attached = published and self._world.attachments.is_attached(volume, course.to)
+        promoted = report is not None and report.role is DrbdRole.PRIMARY
+        # Nobody promotes before it is attached, though the news of it may be lost.
+        ends = {
+            "reschedule": at if published else None,
+            "attach": at if attached else UNKNOWN if promoted else None,
+            "promote": at if promoted else None,
+            "mount": at if replica is not None and replica.in_use else None,
         }
-        for phase in AFTER:
-            if happened[phase]:
-                course.reach(phase, name, at)
+        for phase, ended_at in ends.items():
+            if ended_at is not None:
+                course.reach(phase, name, ended_at)
 
     def _check_complete(self, course: Course) -> None:
         late = self.moment() - course.decided_at > WATCHED_SECONDS

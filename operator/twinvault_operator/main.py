@@ -71,6 +71,7 @@ class Operator:
         self.triggers = Triggers(self.world, self.queue)
         stores = self.world.stores
         self._feeds = [Feed(client, stores[kind]) for kind in FED]
+        self._feeds.append(Feed(client, self.world.attachments))
         self._handled = {kind: store for kind, store in stores.items() if kind not in FED}
         self._sweeper = Sweeper(client, self._handled, config.sweep_seconds)
         self._leases = Informer(
@@ -141,6 +142,7 @@ class Operator:
         self.triggers.on_replica = replica_changed
         self.triggers.on_volume = volume_changed
         self.triggers.on_pair = pair_changed
+        world.attachments.on_change = failover.attachment_changed
         return failover
 
     def stop(self) -> None:

@@ -113,7 +113,7 @@ class Triggers:
 
     def _roll_up_pairs(self, before: Volume | None, after: Volume | None) -> None:
         """A pair counts its volumes, and which of them are degraded and why."""
-        if _same(before, after, lambda v: (v.record, find_weakness(v), v.meta.deleting)):
+        if _same(before, after, _what_its_pair_sees):
             return
         for volume in (before, after):
             if volume is not None and volume.replication_pair:
@@ -189,8 +189,10 @@ class Triggers:
             return
         for other in self._world.clusters.names():
             self._queue.add(Key(STORAGE_CLUSTER, other))
-        for pair in self._world.pairs.names():
-            self._queue.add(Key(REPLICATION_PAIR, pair))
+        for pair in self._world.pairs.values():
+            self._queue.add(Key(REPLICATION_PAIR, pair.meta.name))
+            if name in pair.clusters:
+                self._tell_replicas(pair.meta.name)
         self.add_waiting()
 
     def _node(self, name: str, before: KubeNode | None, after: KubeNode | None) -> None:
@@ -209,14 +211,24 @@ class Triggers:
         self._queue.add(Key(REPLICATION_PAIR, name))
         if not _same(before, after, lambda p: (p.spec, p.meta.deleting)):
             self.on_pair()
+            self._tell_replicas(name)
         for volume in self._world.volumes.find("pair", name):
             if volume.meta.name in self.waiting:
                 self._queue.add(Key(VOLUME, volume.meta.name))
+
+    def _tell_replicas(self, pair: str) -> None:
+        """What both halves of each volume are told hangs on the pair and on the pools."""
+        for volume in self._world.volumes.find("pair", pair):
+            self._queue.add(Key(VOLUME, volume.meta.name))
 
 
 def _where_it_can_take(node: StorageNode) -> Any:
     """What decides whether a replica finds room here."""
     return node.pools, node.pool_status, node.replication, node.is_leaving, node.orphans
+
+
+def _what_its_pair_sees(volume: Volume) -> Any:
+    return volume.record, find_weakness(volume), volume.meta.deleting, volume.resync_priority
 
 
 def _what_its_volumes_see(node: StorageNode) -> Any:
@@ -233,13 +245,14 @@ def _same(before: Any, after: Any, look: Callable[[Any], Any]) -> bool:
 
 
 def _upkeep_sign(replica: VolumeReplica) -> Hashable:
-    """What of a replica the plans of its pair depend on; not how far a copy is."""
+    """What of a replica the plans of its pair depend on; of a copy only each whole percent."""
     report = replica.replication_status
     if report is None:
         return None
     verify = (report.verify.request, report.verify.result) if report.verify is not None else None
     links = (report.connection, report.sync, report.peer_disk, report.frozen)
-    return (*links, report.resync is None, verify)
+    done = int(report.resync.done_percent) if report.resync is not None else None
+    return (*links, done, verify)
 
 
 def _only_published(before: Volume | None, after: Volume | None) -> bool:

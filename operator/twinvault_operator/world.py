@@ -46,6 +46,7 @@ from twinvault_core.source_check import SourceView
 from twinvault_core.volume_view import VolumeView, placed_nodes
 from twinvault_kube import kinds
 
+from .attachments import Attachments
 from .ledger import Ledger
 from .liveness import AgentState, Liveness
 from .numbers import Numbers
@@ -102,6 +103,7 @@ class World:
         """Why the loss of a volume's primary was not answered yet, by volume."""
         self.pair_news: dict[str, dict[str, Any]] = {}
         """What failovers add to the status of a ReplicationPair, by its name."""
+        self.attachments = Attachments()
         self.clusters = Store(kinds.STORAGE_CLUSTERS, StorageCluster.parse)
         self.storage_nodes = Store(
             kinds.STORAGE_NODES, StorageNode.parse, {"cluster": lambda n: (n.storage_cluster,)}

@@ -131,6 +131,18 @@ async def add_user(client: KubeClient, volume: str, node: str, **extra: Any) -> 
     await client.patch(kinds.VOLUMES, volume, patch)
 
 
+async def attach(client: KubeClient, volume: str, node: str) -> None:
+    """What the attacher tells when the volume may be staged on ``node``."""
+    name = f"va-{volume}-{node}"
+    spec = {
+        "attacher": "csi.twinvault.io",
+        "nodeName": node,
+        "source": {"persistentVolumeName": f"pv-{volume}"},
+    }
+    await client.create(kinds.VOLUME_ATTACHMENTS, {"metadata": {"name": name}, "spec": spec})
+    await client.patch_status(kinds.VOLUME_ATTACHMENTS, name, {"attached": True})
+
+
 async def add_pod(client: KubeClient, name: str, node: str, *claims: str) -> None:
     volumes = [
         {"name": f"v{number}", "persistentVolumeClaim": {"claimName": claim}}

@@ -25,6 +25,7 @@ from tests.api.replicating_agent import (
     ReplicatingAgent,
     add_pod,
     add_user,
+    attach,
     remove_users,
 )
 from twinvault_core import reasons
@@ -133,9 +134,9 @@ def is_tainted(node: Json) -> bool:
     return any(taint["key"] == TAINT_LOST for taint in taints)
 
 
-def last_phases(pair: Json) -> dict[str, float]:
+def last_phases(pair: Json) -> dict[str, float | None]:
     last = (pair.get("status") or {}).get("lastFailover") or {}
-    return {phase["name"]: phase["seconds"] for phase in last.get("phases") or ()}
+    return {phase["name"]: phase.get("seconds") for phase in last.get("phases") or ()}
 
 
 async def test_a_replicated_volume_lives_and_goes_without_leaving_anything(
@@ -247,11 +248,12 @@ async def test_a_lost_node_is_fenced_emptied_and_trusted_again_when_it_was_well(
     await sites.rig.wait(kinds.NODES, "east-1", is_tainted, "the taint of a lost node")
     for name in ("a", "b"):
         await sites.client.patch(kinds.VOLUMES, name, {"spec": {"publishedTo": ["west-1"]}})
+        await attach(sites.client, name, "west-1")
         sites.agents["west-1"].used.add(name)
     pair = await sites.rig.wait(
         kinds.REPLICATION_PAIRS, "metro", lambda p: "total" in last_phases(p), "all phases"
     )
-    expected = ["detect", "fence", "evict", "reschedule", "promote", "mount", "total"]
+    expected = ["detect", "fence", "evict", "reschedule", "attach", "promote", "mount", "total"]
     assert list(last_phases(pair)) == expected
     metrics = await operator.get("/metrics")
     assert 'twinvault_failovers_total{pair="metro",reason="NodeLost"} 1.0' in metrics

@@ -77,7 +77,7 @@ def test_storage_classes_use_only_parameters_that_the_driver_knows() -> None:
     text = (CHART / "templates" / "storageclasses.yaml").read_text()
     block = text.partition("parameters:\n")[2].partition("reclaimPolicy:")[0]
     keys = {line.split(":")[0].strip() for line in block.splitlines() if not line.count("{{-")}
-    assert keys == {"pool", "csi.storage.k8s.io/fstype", "replicationPair"}
+    assert keys == {"pool", "csi.storage.k8s.io/fstype", "replicationPair", "resyncPriority"}
     assert keys - {"csi.storage.k8s.io/fstype"} <= STORAGE_CLASS_PARAMETERS
 
 

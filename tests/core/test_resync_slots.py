@@ -16,9 +16,15 @@ PATIENCE_SECONDS = 900.0
 
 
 def one(
-    name: str, *, able: bool = True, held: bool = True, since: str = EARLY, left: int = 0
+    name: str,
+    *,
+    able: bool = True,
+    held: bool = True,
+    since: str = EARLY,
+    left: int = 0,
+    priority: int = 0,
 ) -> Candidate:
-    return Candidate(name, able, not held, since, left)
+    return Candidate(name, able, not held, since, left, priority)
 
 
 def test_who_copies_keeps_its_turn_although_another_has_less_left() -> None:
@@ -32,6 +38,35 @@ def test_of_one_incident_the_least_left_goes_first() -> None:
 
 def test_nobody_is_overtaken_by_who_was_degraded_in_a_later_hour() -> None:
     assert choose_held([one("old", left=9), one("new", left=1, since=LATE)], 1) == {"new"}
+
+
+def test_a_higher_priority_goes_first_whatever_is_older_or_smaller() -> None:
+    urgent = one("urgent", left=99, since=LATE, priority=1)
+    late = one("late", left=0, since=EARLY, priority=-1)
+    assert choose_held([one("old", left=1), urgent, late], 1) == {"old", "late"}
+    assert choose_held([one("old", left=1), urgent, late], 2) == {"late"}
+
+
+def test_who_copies_is_not_stopped_for_a_higher_priority() -> None:
+    assert choose_held([one("runs", held=False), one("urgent", priority=9)], 1) == {"urgent"}
+
+
+def test_a_smaller_limit_stops_the_lower_priority() -> None:
+    running = [one("low", held=False), one("high", held=False, left=9, priority=1)]
+    assert choose_held(running, 1) == {"low"}
+
+
+def test_a_priority_that_is_raised_while_it_waits_counts_for_the_next_turn() -> None:
+    world = World({"a": 2, "b": 9, "c": 1}, slots=1)
+    world.rig.plan()
+    assert world.copying() == ["c"]
+    world.rank("b", 5)
+    world.rig.plan()
+    assert world.copying() == ["c"]
+    while world.debt["c"]:
+        world.agents_work()
+    world.rig.plan()
+    assert world.copying() == ["b"]
 
 
 def test_a_volume_that_could_not_use_its_turn_does_not_get_it() -> None:
@@ -89,13 +124,19 @@ class World:
         self.linked = dict.fromkeys(debts, True)
         self.heard: dict[str, tuple[str, datetime]] = {}
         for name, debt in debts.items():
-            self.fall_behind(name, debt)
+            if debt:
+                self.fall_behind(name, debt)
+            else:
+                self.tell(name)
 
     def fall_behind(self, name: str, debt: int) -> None:
         if not self.debt[name]:
             self.rig.degrade(name)
         self.debt[name] += debt
         self.tell(name)
+
+    def rank(self, name: str, priority: int) -> None:
+        self.rig.volumes[name]["spec"]["resyncPriority"] = priority
 
     def held(self, name: str) -> bool:
         word = self.rig.spec_of(name).get("resyncHold", "")
@@ -134,6 +175,45 @@ class World:
 NAMES = ("a", "b", "c", "d", "e")
 
 
+def _check_turns(world: World, before: set[str]) -> None:
+    """Whoever was let in has no lower priority than one that waits and could copy."""
+    if world.rig.lost:
+        return
+    rank = {n: world.rig.volumes[n]["spec"].get("resyncPriority", 0) for n in NAMES}
+    waits = [n for n, d in world.debt.items() if d and world.linked[n] and world.held(n)]
+    for name in set(world.copying()) - before:
+        assert all(rank[name] >= rank[other] for other in waits)
+
+
+EVENTS = ("cut", "mend", "write", "work", "plan", "time", "lose", "rank")
+
+
+def _let_happen(world: World, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(NAMES))
+    match data.draw(st.sampled_from(EVENTS)):
+        case "cut":
+            world.linked[name] = False
+            world.tell(name)
+        case "mend":
+            world.linked[name] = True
+            world.tell(name)
+        case "write":
+            world.fall_behind(name, 2)
+        case "work":
+            world.agents_work()
+        case "time":
+            world.rig.pass_time(data.draw(st.sampled_from([30, 400, 4000])))
+        case "lose":
+            world.rig.lost = {} if world.rig.lost else {WEST: "is silent"}
+        case "rank":
+            world.rank(name, data.draw(st.integers(-1, 1)))
+        case _:
+            before = set(world.copying())
+            world.rig.plan()
+            assert len(world.copying()) <= world.slots or world.rig.lost
+            _check_turns(world, before)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data(), st.integers(1, 3), st.booleans())
 def test_every_degraded_volume_ends_in_sync_also_when_the_operator_is_gone(
@@ -141,25 +221,7 @@ def test_every_degraded_volume_ends_in_sync_also_when_the_operator_is_gone(
 ) -> None:
     world = World({name: data.draw(st.integers(0, 4)) for name in NAMES}, slots=slots)
     for _ in range(data.draw(st.integers(0, 30))):
-        name = data.draw(st.sampled_from(NAMES))
-        match data.draw(st.sampled_from(["cut", "mend", "write", "work", "plan", "time", "lose"])):
-            case "cut":
-                world.linked[name] = False
-                world.tell(name)
-            case "mend":
-                world.linked[name] = True
-                world.tell(name)
-            case "write":
-                world.fall_behind(name, 2)
-            case "work":
-                world.agents_work()
-            case "time":
-                world.rig.pass_time(data.draw(st.sampled_from([30, 400, 4000])))
-            case "lose":
-                world.rig.lost = {} if world.rig.lost else {WEST: "is silent"}
-            case _:
-                world.rig.plan()
-                assert len(world.copying()) <= slots or world.rig.lost
+        _let_happen(world, data)
     world.rig.lost = {}
     world.linked = dict.fromkeys(NAMES, True)
     rounds = 0

@@ -203,6 +203,20 @@ async def test_the_only_pool_is_taken_when_none_is_named(driver: Driver) -> None
     assert driver.api.objects["volumes"]["pvc-1"]["spec"]["pool"] == POOL
 
 
+async def test_a_resync_priority_stands_in_the_volume_and_may_be_changed_there(
+    driver: Driver,
+) -> None:
+    request = create_request("pvc-1", parameters={"pool": POOL, "resyncPriority": "-7"})
+    await driver.controller.CreateVolume(request, timeout=20)
+    volume = driver.api.objects["volumes"]["pvc-1"]
+    assert volume["spec"]["resyncPriority"] == -7
+    volume["spec"]["resyncPriority"] = 5
+    driver.api.put(VOLUMES, volume)
+    answer = await driver.controller.CreateVolume(request, timeout=20)
+    assert answer.volume.volume_id == "pvc-1"
+    assert driver.api.objects["volumes"]["pvc-1"]["spec"]["resyncPriority"] == 5
+
+
 async def test_a_pool_must_be_named_when_there_are_several(driver: Driver) -> None:
     obj = driver.api.objects["storageclusters"]["east"]
     obj["spec"]["pools"].append({"name": "slow", "devices": {"paths": ["/dev/vdc"]}})
@@ -252,6 +266,16 @@ BAD: dict[str, tuple[csi_pb2.CreateVolumeRequest, Code, str]] = {
         create_request("a", parameters={"pool": POOL, "iops": "9"}),
         Code.INVALID_ARGUMENT,
         "'iops'",
+    ),
+    "priority that is no number": (
+        create_request("a", parameters={"pool": POOL, "resyncPriority": "high"}),
+        Code.INVALID_ARGUMENT,
+        "'high'",
+    ),
+    "priority too high": (
+        create_request("a", parameters={"pool": POOL, "resyncPriority": "1001"}),
+        Code.INVALID_ARGUMENT,
+        "1000",
     ),
     "unknown pool": (
         create_request("a", parameters={"pool": "slow"}),

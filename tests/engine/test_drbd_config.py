@@ -110,6 +110,7 @@ def test_resync_is_never_left_at_drbds_own_slow_rates() -> None:
     controller = choose_controller(ReplicationSettings())
     assert controller.min_rate_kib >= 1024
     assert controller.max_rate_kib >= 10 * controller.min_rate_kib
+    assert controller.min_rate_kib == 10 * 1024, "1 TiB beside a busy application: 30 hours"
     slow = ReplicationSettings(max_rate_bytes_per_second=MIB, min_rate_bytes_per_second=2 * MIB)
     assert choose_controller(slow).min_rate_kib <= choose_controller(slow).max_rate_kib
 
@@ -117,6 +118,21 @@ def test_resync_is_never_left_at_drbds_own_slow_rates() -> None:
 def test_line_with_a_long_round_trip_is_kept_full() -> None:
     settings = ReplicationSettings(max_rate_bytes_per_second=100 * MIB, round_trip_milliseconds=100)
     assert choose_controller(settings).fill_target_sectors * 512 >= 10 * MIB
+
+
+def test_what_a_pair_says_of_its_line_reaches_the_resource_file() -> None:
+    metro = replace(EAST, settings=ReplicationSettings(round_trip_milliseconds=500))
+    text = render(metro)
+    assert "c-plan-ahead 25;" in text
+    assert f"c-fill-target {75 * MIB // 512}s;" in text
+    assert "ping-timeout 15;" in text
+    assert render(metro) != render()
+
+
+def test_an_activity_log_that_a_pool_asks_for_is_taken_instead_of_the_sizes() -> None:
+    assert "al-extents 640;" in render()
+    chosen = replace(EAST, settings=ReplicationSettings(al_extents=6433))
+    assert "al-extents 6433;" in render(chosen)
 
 
 def test_resource_names_lead_back_to_their_volume_and_others_do_not() -> None:

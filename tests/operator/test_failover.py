@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tests.operator.model_api import GIB, ModelApi, ModelOperator
+from twinvault_core.actions import REPLICATION_PAIR, VOLUME
 from twinvault_core.errors import UnavailableError
 from twinvault_core.failover import EMPTY_SECONDS
 from twinvault_core.failover_phases import UNKNOWN, describe_phases, format_moment
@@ -29,6 +30,7 @@ from twinvault_operator.failover import Failover
 from twinvault_operator.failover_report import FailoverReport
 from twinvault_operator.failover_steps import FailoverSteps
 from twinvault_operator.metrics import Metrics
+from twinvault_operator.work_queue import Key
 
 Json = dict[str, Any]
 NODES = ("east-1", "west-1")
@@ -191,6 +193,13 @@ class _Rig:
         )
         self.operator.triggers.on_volume = self.failover.volume_changed
         self.operator.triggers.on_replica = self.failover.replica_changed
+        self.operator.world.attachments.on_change = self.failover.attachment_changed
+        self.hear_attachments()
+
+    def hear_attachments(self) -> None:
+        """The watch of attachments, which leads to no plan of an object's own."""
+        for made in self.api.all("volumeattachments"):
+            self.operator.world.attachments.put(made)
 
     def _add_volume(self) -> None:
         spec = {"sizeBytes": GIB, "pool": "fast", "replicationPair": "metro"}
@@ -260,6 +269,10 @@ class _Rig:
         """At west-1 the volume is published, promoted, mounted; as far as ``what`` says."""
         if "publish" in what:
             self.api.patch("volumes", "v", {"spec": {"publishedTo": ["west-1"]}})
+        if "attach" in what:
+            made = attachment("va-west", "pv-1", node="west-1")
+            self.api.create("volumeattachments", {**made, "status": {"attached": True}})
+            self.hear_attachments()
         if "promote" in what:
             status: Json = {"replication": {"role": "Primary"}}
             self.api.patch("volumereplicas", "v.west-1", {"status": status})
@@ -454,6 +467,8 @@ async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: 
     assert rig.api.all("pods") == []
     rig.pass_time(1, "west-1")
     rig.user_comes("publish")
+    rig.pass_time(3, "west-1")
+    rig.user_comes("attach")
     rig.pass_time(2, "west-1")
     rig.user_comes("promote")
     rig.pass_time(1, "west-1")
@@ -462,8 +477,9 @@ async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: 
     assert told["detect"] == 5.0
     assert told["fence"] == 0.0
     assert told["evict"] == 9.0
-    assert (told["reschedule"], told["promote"], told["mount"]) == (1.0, 2.0, 1.0)
-    assert told["total"] == 18.0
+    assert (told["reschedule"], told["attach"]) == (1.0, 3.0)
+    assert (told["promote"], told["mount"]) == (2.0, 1.0)
+    assert told["total"] == 21.0
 
 
 async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(rig: _Rig) -> None:
@@ -472,14 +488,50 @@ async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(ri
     await rig.settle()
     rig.tell_pair()
     before = rig.phases()
-    rig.user_comes("publish", "promote")
+    rig.user_comes("publish", "attach", "promote")
     await new_leader(rig, after_seconds=3)
     rig.pass_time(2, "west-1")
     rig.user_comes("mount")
     told = rig.phases()
     assert {name: told[name] for name in before} == before
-    assert (told["reschedule"], told["promote"], told["mount"]) == (None, None, None)
+    assert [told[n] for n in ("reschedule", "attach", "promote", "mount")] == [None] * 4
     assert told["total"] == 10.0
+
+
+async def test_an_attachment_that_nobody_saw_is_unknown_and_holds_nothing_up(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    rig.pass_time(1, "west-1")
+    rig.user_comes("publish", "promote")
+    rig.pass_time(2, "west-1")
+    rig.user_comes("mount")
+    told = rig.phases()
+    assert (told["reschedule"], told["attach"], told["promote"]) == (1.0, None, None)
+    assert (told["mount"], told["total"]) == (2.0, 8.0)
+
+
+async def test_only_the_attachment_of_that_volume_at_the_new_node_ends_the_phase(
+    rig: _Rig,
+) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    rig.user_comes("publish")
+    others = (
+        attachment("of-another", "pv-2", node="west-1"),
+        attachment("elsewhere", "pv-1"),
+        attachment("not-ours", "pv-1", node="west-1", attacher="other"),
+        attachment("not-done", "pv-1", node="west-1"),
+    )
+    for made in others:
+        done = made["metadata"]["name"] != "not-done"
+        rig.api.create("volumeattachments", {**made, "status": {"attached": done}})
+    rig.hear_attachments()
+    rig.pass_time(2, "west-1")
+    rig.user_comes("attach", "promote", "mount")
+    told = rig.phases()
+    assert (told["reschedule"], told["attach"], told["promote"]) == (0.0, 2.0, 0.0)
 
 
 async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unknown(
@@ -500,7 +552,7 @@ async def test_what_was_told_to_its_end_is_not_begun_again(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
-    rig.user_comes("publish", "promote", "mount")
+    rig.user_comes("publish", "attach", "promote", "mount")
     rig.tell_pair()
     assert "total" in rig.phases()
     await new_leader(rig)
@@ -516,3 +568,29 @@ def test_clocks_that_disagree_make_a_phase_unknown_not_negative() -> None:
         ("fence", None),
         ("total", None),
     ]
+
+
+# -- what a person changes reaches the volumes that live -------------------------------------------
+
+
+def test_a_changed_pair_or_pool_is_told_to_the_volumes_that_live(rig: _Rig) -> None:
+    pool = {"name": "fast", "devices": {"paths": ["/dev/vdb"]}}
+    spec = {"nodeSelector": {"matchLabels": {"site": "east"}}, "pools": [pool]}
+    rig.api.create("storageclusters", {"metadata": {"name": "east"}, "spec": spec})
+    changes: tuple[tuple[str, str, Json], ...] = (
+        ("replicationpairs", "metro", {"network": {"roundTripMilliseconds": 7}}),
+        ("storageclusters", "east", {"pools": [{**pool, "alExtents": 100}]}),
+    )
+    for plural, name, changed in changes:
+        rig.operator.deliver()
+        rig.operator.queue.due.clear()
+        rig.api.patch(plural, name, {"spec": changed})
+        rig.operator.deliver()
+        assert Key(VOLUME, "v") in rig.operator.queue.due, plural
+
+
+def test_a_changed_priority_is_looked_at_by_the_pair(rig: _Rig) -> None:
+    rig.operator.queue.due.clear()
+    rig.api.patch("volumes", "v", {"spec": {"resyncPriority": 3}})
+    rig.operator.deliver()
+    assert Key(REPLICATION_PAIR, "metro") in rig.operator.queue.due

@@ -46,6 +46,8 @@ class PoolSpec:
     compression: str = "none"
     reserve_percent: int = 5
     over_provisioning_percent: int = 100
+    al_extents: int = 0
+    """Of DRBD's activity log, for replicas in this pool; 0: by the volume's size."""
     paths: tuple[str, ...] = ()
     selector: DeviceSelector | None = None
 
@@ -60,6 +62,7 @@ class PoolSpec:
             compression=raw.get("compression", "none"),
             reserve_percent=raw.get("reservePercent", 5),
             over_provisioning_percent=raw.get("overProvisioningPercent", 100),
+            al_extents=raw.get("alExtents", 0),
             paths=tuple(devices.get("paths") or ()),
             selector=None
             if chosen is None

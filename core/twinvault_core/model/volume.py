@@ -74,6 +74,8 @@ class Volume:
     force_primary: ForcePrimary | None = None
     keep_removed: bool = False
     """Whether the data of a replica that is removed or moved away stays on its node."""
+    resync_priority: int = 0
+    """Who copies first among those of the pair that wait for a turn: the highest."""
     source: Source = Source()
     requisite_nodes: tuple[str, ...] = ()
     preferred_nodes: tuple[str, ...] = ()
@@ -99,6 +101,7 @@ class Volume:
             replication_pair=spec.get("replicationPair") or "",
             force_primary=ForcePrimary.parse(spec.get("forcePrimary")),
             keep_removed=spec.get("removedReplica") == "Keep",
+            resync_priority=int(spec.get("resyncPriority") or 0),
             source=Source.parse(spec.get("source")),
             requisite_nodes=tuple(where.get("requisite") or ()),
             preferred_nodes=tuple(where.get("preferred") or ()),
