@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,11 @@ def is_tainted(node: Json) -> bool:
     return any(taint["key"] == TAINT_LOST for taint in taints)
 
 
+def has_settings(replica: Json, **wanted: int) -> bool:
+    settings = replica["spec"]["replication"]["settings"]
+    return all(settings[name] == value for name, value in wanted.items())
+
+
 def last_phases(pair: Json) -> dict[str, float | None]:
     last = (pair.get("status") or {}).get("lastFailover") or {}
     return {phase["name"]: phase.get("seconds") for phase in last.get("phases") or ()}
@@ -202,6 +208,32 @@ async def test_a_volume_waits_with_a_reason_until_both_nodes_can_replicate(
     sites.agents["west-1"].able = True
     await sites.agents["west-1"]._node("west-1")
     await sites.rig.wait_ready("v")
+
+
+async def test_a_changed_line_or_pool_reaches_a_volume_that_is_used(
+    sites: Sites, operator: OperatorProcess
+) -> None:
+    await sites.add_pair()
+    await sites.add_volume("v")
+    await sites.use("v", "east-1")
+    network = {"roundTripMilliseconds": 10}
+    await sites.client.patch(kinds.REPLICATION_PAIRS, "metro", {"spec": {"network": network}})
+    east = await sites.client.get(kinds.STORAGE_CLUSTERS, "east")
+    pools = [{**east["spec"]["pools"][0], "alExtents": 100}]
+    await sites.client.patch(kinds.STORAGE_CLUSTERS, "east", {"spec": {"pools": pools}})
+    for name, extents in (("v.east-1", 100), ("v.west-1", 0)):
+        await sites.rig.wait(
+            kinds.VOLUME_REPLICAS,
+            name,
+            partial(has_settings, alExtents=extents, roundTripMilliseconds=10),
+            "the changed settings",
+        )
+    node = await sites.rig.wait(
+        kinds.STORAGE_NODES, "east-1", lambda n: n["spec"]["pools"] == pools, "the pool"
+    )
+    await asyncio.sleep(1.0)
+    again = await sites.client.get(kinds.STORAGE_NODES, "east-1")
+    assert again["metadata"]["generation"] == node["metadata"]["generation"], "it comes to rest"
 
 
 async def test_a_drain_is_a_switchover(sites: Sites, operator: OperatorProcess) -> None:
