@@ -56,6 +56,25 @@ async def test_only_the_records_primary_is_promoted(metro: MetroWorld) -> None:
         assert metro.pair.acknowledges(EAST)
 
 
+async def test_changed_settings_are_told_to_a_kernel_that_is_in_use(metro: MetroWorld) -> None:
+    async with metro.running():
+        await metro.east.stage()
+        before, settings = metro.record, {"roundTripMilliseconds": 10, "alExtents": 100}
+        for side in metro.sides:
+            side.drbd.told.clear()
+            await metro.change_spec(side.node, settings=settings)
+
+        def is_told() -> bool:
+            found = [s.drbd.observe_replica("fast", VOLUME).spec.settings for s in metro.sides]
+            return all((f.round_trip_milliseconds, f.al_extents) == (10, 100) for f in found)
+
+        await metro.until(is_told, "both kernels to be told")
+        await metro.until_in_sync()
+        assert [side.drbd.told for side in metro.sides] == [[], []], "the link was never cut"
+        assert metro.record == before
+        assert metro.pair.acknowledges(EAST)
+
+
 async def test_without_the_api_nothing_is_promoted(metro: MetroWorld) -> None:
     async with metro.running():
         metro.east.wire.cut = True
