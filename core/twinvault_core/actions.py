@@ -67,6 +67,16 @@ class CheckGone:
 
 
 @dataclass(frozen=True)
+class CheckNoVolumes:
+    """Go on only if the API server itself, not a cache, has no Volume of ReplicationPair ``pair``.
+    ``kind`` is VOLUME.
+    """
+
+    kind: str
+    pair: str
+
+
+@dataclass(frozen=True)
 class Tell:
     """An Event on the object for ``kubectl describe``."""
 
@@ -120,6 +130,7 @@ Action = (
     | PatchStatus
     | Delete
     | CheckGone
+    | CheckNoVolumes
     | Tell
     | LabelNode
     | ClaimNumber

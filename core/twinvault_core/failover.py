@@ -145,6 +145,8 @@ def _find_obstacle(
         return _wait(evidence, "TargetNotStable", text, after_seconds=min(left, LATER_SECONDS))
     if evidence.policy.policy is Policy.MANUAL:
         site = other.storage_cluster
+        if evidence.policy.missing:
+            return _wait(evidence, "PairUnknown", _describe_missing(evidence, site), stuck=True)
         if evidence.policy.approved != site:
             text = (
                 f"the policy is Manual: to let {site} take over set spec.failover.approve of the"
@@ -152,6 +154,13 @@ def _find_obstacle(
             )
             return _wait(evidence, "ApprovalNeeded", text, stuck=True)
     return None
+
+
+def _describe_missing(evidence: VolumeEvidence, site: str) -> str:
+    name = evidence.volume.replication_pair
+    what = f"ReplicationPair {name} does not exist" if name else "its replicationPair is taken away"
+    how = "create it again with the same two clusters" if name else "set it again"
+    return f"{what}, so nobody can let {site} take over: {how}, or bring the node back"
 
 
 def _say(loss: Loss, primary: NodeEvidence, target: NodeEvidence) -> str:

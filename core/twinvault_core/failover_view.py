@@ -21,11 +21,14 @@ class Policy(StrEnum):
 
 @dataclass(frozen=True)
 class PairPolicy:
-    """What the ReplicationPair says. ``approved``: the StorageCluster that a person allows."""
+    """What the ReplicationPair says. ``approved``: the StorageCluster that a person allows.
+    ``missing``: there is no such pair, so nobody can approve.
+    """
 
     policy: Policy = Policy.AUTOMATIC
     approved: str = ""
     stable_seconds: float = 60.0
+    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from .actions import (
 from .model import ReplicationPair, ReplicationRecord, Volume
 from .names import LABEL_REPLICA_PREFIX
 from .numbers import Device, device_of, numbers_of
+from .pair_placement import refuse_pool
 from .placement import Choice, Refusal, Wish, choose_node, shorten_reasons
 from .replicated_status import is_in_sync
 from .replication_network import find_address, is_same_family, refuse_node
@@ -164,6 +165,9 @@ def choose_new_node(view: VolumeView, volume: Volume, other: str) -> Choice | Re
             f"{record.primary} is in StorageCluster {home}, which is not of pair {pair.meta.name}"
         )
         return Refusal("ClusterUnknown", text)
+    unfit = refuse_pool(volume.pool, pair, view.clusters)
+    if unfit is not None:
+        return unfit
     unable = _refuse_primary(view, pair, record.primary)
     if unable:
         return Refusal("NoReplication", f"{record.primary}: {unable}")

@@ -69,24 +69,41 @@ def _refuse_pair(
         )
     if pair.meta.deleting:
         return Refusal(reasons.PAIR_UNKNOWN, f"ReplicationPair {name} is being deleted")
-    unknown = [site for site in pair.clusters if site not in clusters]
-    if unknown:
-        return Refusal(
-            reasons.CLUSTER_UNKNOWN,
-            f"StorageCluster {unknown[0]} of ReplicationPair {name} does not exist: create it",
-        )
+    unknown = _refuse_unknown(pair, clusters)
+    if unknown is not None:
+        return unknown
     if wish.storage_cluster and wish.storage_cluster not in pair.clusters:
         return Refusal(
             reasons.CLUSTER_UNKNOWN,
             f"StorageCluster {wish.storage_cluster} is not one of ReplicationPair {name}"
             f" ({', '.join(pair.clusters)}); make the volume again with one of them",
         )
-    return _refuse_pools(wish.pool, pair, clusters)
+    return refuse_pool(wish.pool, pair, clusters)
 
 
-def _refuse_pools(
+def _refuse_unknown(
+    pair: ReplicationPair, clusters: Mapping[str, StorageCluster]
+) -> Refusal | None:
+    unknown = [site for site in pair.clusters if site not in clusters]
+    if not unknown:
+        return None
+    return Refusal(
+        reasons.CLUSTER_UNKNOWN,
+        f"StorageCluster {unknown[0]} of ReplicationPair {pair.meta.name} does not exist:"
+        " create it",
+    )
+
+
+def refuse_pool(
     pool: str, pair: ReplicationPair, clusters: Mapping[str, StorageCluster]
 ) -> Refusal | None:
+    """Why no volume of ``pool`` can have a replica at each site; None when it can.
+
+    The size of sectors is no reason: every image is attached with 4096 bytes, or not at all.
+    """
+    unknown = _refuse_unknown(pair, clusters)
+    if unknown is not None:
+        return unknown
     found = {site: clusters[site].pool(pool) for site in pair.clusters}
     missing = [site for site, spec in found.items() if spec is None]
     if missing:

@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import reasons
-from .actions import REPLICATION_PAIR, Action, Plan, Tell, plan_finalizer, plan_release, plan_status
+from .actions import (
+    REPLICATION_PAIR,
+    VOLUME,
+    Action,
+    CheckNoVolumes,
+    Plan,
+    Tell,
+    plan_finalizer,
+    plan_release,
+    plan_status,
+)
 from .conditions import DEGRADED, IN_USE, NOT_IMPLEMENTED, READY, Condition, find_condition
+from .link_check import LinkView, judge_link
 from .model import ReplicationPair, StorageCluster, Volume
 from .names import FINALIZER_CLUSTER
+from .pair_placement import refuse_pool
 from .pair_volume import PairVolume
 from .placement import Candidate
 from .replicated_status import is_in_sync, is_replicated
@@ -83,11 +95,11 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
     pair = view.pair
     use = _judge_use(view)
     if pair.meta.deleting and not use.status:
-        return Plan(plan_release(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER))
+        return Plan(_plan_end(pair))
     first: tuple[Action, ...] = ()
     if not pair.meta.deleting:
         first = plan_finalizer(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER)
-    problems = find_problems(view)
+    problems = find_problems(view) + _find_unreachable(view, now)
     ready = _judge_ready(view, problems, use)
     degraded = _judge_degraded(view)
     conditions = [*_judge_mode(pair), use, ready, degraded]
@@ -107,6 +119,14 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
     status = plan_status(REPLICATION_PAIR, pair.meta, pair.status, wanted, conditions, now=now)
     told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, degraded)
     return Plan(first + status + turns + told)
+
+
+def _plan_end(pair: ReplicationPair) -> tuple[Action, ...]:
+    """Let it go, after asking the API server itself: of a volume that was just made we may not have
+    heard, and it would be left without anybody who could approve its failover.
+    """
+    release = plan_release(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER)
+    return (CheckNoVolumes(VOLUME, pair.meta.name), *release) if release else ()
 
 
 def _summary(pair: ReplicationPair, counts: PairCounts) -> dict[str, str]:
@@ -142,19 +162,18 @@ def find_problems(view: PairView) -> tuple[tuple[str, str], ...]:
     network = find_network_problem(view.pair)
     if network:
         problems.append((reasons.INVALID, network))
-    known = [view.clusters[name] for name in view.pair.clusters if name in view.clusters]
-    if len(known) == 2:
-        problems += _compare_pools(known[0], known[1])
-    return tuple(problems + _find_unable(view))
+    return tuple(problems + _compare_pools(view) + _find_unable(view))
 
 
 def _find_unable(view: PairView) -> list[tuple[str, str]]:
-    """Sites of which no node can replicate now."""
+    """Sites without nodes, and those of which no node can replicate now."""
     problems = []
     for site in view.pair.clusters:
         nodes = [c for c in view.nodes if c.node.storage_cluster == site]
         refused = {c.name: refuse_node(view.pair, c.node, c.internal_ip) for c in nodes}
-        if not nodes or not all(refused.values()):
+        if not nodes and site in view.clusters:
+            problems.append((reasons.NO_NODES, _describe_empty(view.clusters[site])))
+        if not all(refused.values()) or not nodes:
             continue
         told = "; ".join(f"{name}: {why}" for name, why in sorted(refused.items())[:NAMED])
         text = f"no node of StorageCluster {site} can replicate ({told})"
@@ -162,17 +181,55 @@ def _find_unable(view: PairView) -> list[tuple[str, str]]:
     return problems
 
 
-def _compare_pools(one: StorageCluster, other: StorageCluster) -> list[tuple[str, str]]:
-    shared = {p.name for p in one.pools} & {p.name for p in other.pools}
-    if shared:
+def _describe_empty(cluster: StorageCluster) -> str:
+    labels = ",".join(f"{key}={value}" for key, value in sorted(cluster.match_labels.items()))
+    return (
+        f"StorageCluster {cluster.meta.name} has no node, so no volume can have a replica there:"
+        f" label nodes with {labels}, or correct its nodeSelector"
+    )
+
+
+def _compare_pools(view: PairView) -> list[tuple[str, str]]:
+    """That no pool can hold a volume at both sites, and why."""
+    if any(name not in view.clusters for name in view.pair.clusters):
         return []
-    return [
-        (
-            reasons.INVALID,
-            f"StorageClusters {one.meta.name} and {other.meta.name} have no pool of the same"
-            " name, so no volume can live on both",
+    shared, unfit = _find_shared_pools(view)
+    one, other = view.pair.clusters
+    if not shared:
+        text = (
+            f"StorageClusters {one} and {other} have no pool of the same name, so no volume can"
+            " live on both: add one to a cluster"
         )
-    ]
+        return [(reasons.INVALID, text)]
+    if len(unfit) < len(shared):
+        return []
+    text = (
+        f"no pool can be replicated: {'; '.join(unfit[:NAMED])}. Add a pool of the same name and"
+        " kind to both StorageClusters"
+    )
+    return [(reasons.POOLS_DIFFER, text)]
+
+
+def _find_shared_pools(view: PairView) -> tuple[list[str], list[str]]:
+    """(pools that both sites have, why some of them cannot be replicated), by name."""
+    clusters = [view.clusters[name] for name in view.pair.clusters if name in view.clusters]
+    shared = sorted(set.intersection(*({p.name for p in c.pools} for c in clusters)))
+    refused = (refuse_pool(pool, view.pair, view.clusters) for pool in shared)
+    return shared, [refusal.message for refusal in refused if refusal is not None]
+
+
+def _find_unreachable(view: PairView, now: str) -> tuple[tuple[str, str], ...]:
+    """Pairs of nodes between which no volume gets through. One that does proves the way."""
+    links: dict[frozenset[str], list[LinkView]] = {}
+    for volume in sorted(view.upkeep, key=lambda v: v.name):
+        link = judge_link(volume.volume, volume.replicas, volume.lost, now=now)
+        if link is not None:
+            links.setdefault(link.nodes, []).append(link)
+    cut = sorted(found[0].trouble for found in links.values() if all(v.trouble for v in found))
+    if not cut:
+        return ()
+    more = f"; and {len(cut) - NAMED} more pairs of nodes" if len(cut) > NAMED else ""
+    return ((reasons.NETWORK_UNREACHABLE, "; ".join(cut[:NAMED]) + more),)
 
 
 def _judge_use(view: PairView) -> Condition:
@@ -196,8 +253,11 @@ def _judge_ready(
     if view.pair.mode == "Async":
         text = "the pair is well formed, but this version of twinvault has no mode Async yet"
         return Condition(READY, False, reasons.NOT_IMPLEMENTED, text)
-    both = " and ".join(view.pair.clusters)
-    return Condition(READY, True, reasons.READY, f"volumes are replicated between {both}")
+    text = f"volumes are replicated between {' and '.join(view.pair.clusters)}"
+    _, unfit = _find_shared_pools(view)
+    if unfit:
+        text += f"; not those of every pool: {'; '.join(unfit[:NAMED])}"
+    return Condition(READY, True, reasons.READY, text)
 
 
 def _judge_degraded(view: PairView) -> Condition:

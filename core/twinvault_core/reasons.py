@@ -15,6 +15,7 @@ POOL_UNKNOWN: Final = "PoolUnknown"
 CLUSTER_UNKNOWN: Final = "ClusterUnknown"
 """spec.storageCluster, or a cluster of a pair, does not exist."""
 PAIR_UNKNOWN: Final = "PairUnknown"
+"""The ReplicationPair does not exist; also Degraded, on a Volume whose pair is gone."""
 PAIR_NOT_IMPLEMENTED: Final = "PairNotImplemented"
 """The ReplicationPair exists but this version has no mode Async yet."""
 SOURCE_MISSING: Final = "SourceMissing"
@@ -35,7 +36,7 @@ NO_REPLICATION: Final = "NoReplication"
 NO_NUMBER: Final = "NoNumber"
 """Every DRBD device number of the cluster is taken."""
 POOLS_DIFFER: Final = "PoolsDiffer"
-"""The pool of that name is of another kind at the other site."""
+"""The pool of that name is of another kind at the other site; on a pair: every shared one is."""
 
 PLACEMENT_MAY_PASS: Final = frozenset({SOURCE_NOT_READY, POOL_NOT_READY, NO_REPLICATION})
 """Reasons of Placed=False that go away without anybody changing the Volume or adding space."""
@@ -103,6 +104,8 @@ ERASING: Final = "Erasing"
 # ReplicationPair.
 NOT_IMPLEMENTED: Final = "NotImplemented"
 INVALID: Final = "Invalid"
+NETWORK_UNREACHABLE: Final = "NetworkUnreachable"
+"""Nodes of both sites are well and call one another, and no volume between them gets through."""
 
 # Verified, on a ReplicationPair. True: EQUAL. False: DIFFERENT. Unknown: NOT_YET or INVALID.
 EQUAL: Final = "Equal"

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from . import reasons
 from .conditions import DEGRADED, PROGRESSING, READY, Condition
+from .link_check import find_unreachable
 from .model import (
     Phase,
     ReplicaState,
@@ -47,7 +48,7 @@ def judge_replicated(
     if record is None:
         return being_made(reasons.CREATING, "being made")
     if not volume.status_size_bytes and not _is_complete(view, volume):
-        return _judge_new(view, volume, record)
+        return _judge_new(view, volume, record, now=now)
     state = _find_stop(view, record)
     if state is None:
         state = _judge_serving(view, volume, record, growth, now=now)
@@ -70,7 +71,9 @@ def _is_complete(view: VolumeView, volume: Volume) -> bool:
 # -- never ready so far ----------------------------------------------------------------------------
 
 
-def _judge_new(view: VolumeView, volume: Volume, record: ReplicationRecord) -> VolumeState:
+def _judge_new(
+    view: VolumeView, volume: Volume, record: ReplicationRecord, *, now: str
+) -> VolumeState:
     own = view.member_replicas()
     failed = next((r for r in own if r.state is ReplicaState.FAILED), None)
     if failed is not None:
@@ -86,6 +89,9 @@ def _judge_new(view: VolumeView, volume: Volume, record: ReplicationRecord) -> V
             text = f"{unknown[0]} has no address in the replication network; see its StorageNode"
             return being_made(reasons.NO_REPLICATION, text)
         return being_made(reasons.CREATING, _blocked(view, unmade) or f"on {', '.join(unmade)}")
+    unreachable = find_unreachable(volume, view.member_replicas(), view.lost, now=now)
+    if unreachable:
+        return being_made(reasons.FIRST_SYNC, f"the replicas cannot become equal: {unreachable}")
     return being_made(reasons.FIRST_SYNC, _describe_first_sync(view, record))
 
 
@@ -204,6 +210,9 @@ def _judge_degraded(
     if found is None:
         return WHOLE
     reason, text = found
+    if reason in (reasons.LINK_DOWN, reasons.PEER_NOT_IN_SYNC):
+        unreachable = find_unreachable(volume, view.member_replicas(), view.lost, now=now)
+        text += f"; {unreachable}" if unreachable else ""
     since = f" (degraded since {_since(volume, now)}; one failure from frozen)"
     return Condition(DEGRADED, True, reason, text + since)
 
@@ -226,6 +235,12 @@ def _find_weakness(
             return found
     if not is_in_sync(volume):
         return reasons.PEER_NOT_IN_SYNC, _not_in_sync(volume, record, record.primary)
+    if volume.replication_pair and view.pair is None:
+        return reasons.PAIR_UNKNOWN, (
+            f"ReplicationPair {volume.replication_pair} does not exist: both replicas hold every"
+            " write, but when a site is lost nobody lets the other one take over. Create it again"
+            " with the same two clusters, or take replicationPair away from the Volume"
+        )
     return None
 
 

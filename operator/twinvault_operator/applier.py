@@ -10,6 +10,7 @@ from twinvault_core.actions import (
     VOLUME_REPLICA,
     Action,
     CheckGone,
+    CheckNoVolumes,
     ClaimNumber,
     Create,
     Delete,
@@ -79,8 +80,8 @@ class Applier:
             await self._patch(action.kind, action.meta, action.status, versions, status=True)
         elif isinstance(action, Delete):
             await self._delete(action)
-        elif isinstance(action, CheckGone):
-            await self._check_gone(action)
+        elif isinstance(action, CheckGone | CheckNoVolumes):
+            await self._check(action)
         elif isinstance(action, LabelNode):
             await self._label(action)
         elif isinstance(action, ClaimNumber):
@@ -171,13 +172,21 @@ class Applier:
         except NotFoundError:
             logger.info("node %s is gone; not labelled", action.node)
 
-    async def _check_gone(self, action: CheckGone) -> None:
+    async def _check(self, action: CheckGone | CheckNoVolumes) -> None:
+        """The API server itself is asked; StaleError when it has what should not be there."""
         store = self._world.stores[action.kind]
-        try:
-            store.put(await self._client.get(store.kind, action.name))
-        except NotFoundError:
-            return
-        raise StaleError(f"{action.kind} {action.name} exists")
+        if isinstance(action, CheckNoVolumes):
+            every, _ = await self._client.list(store.kind)
+            found = [obj for obj in every if obj["spec"].get("replicationPair") == action.pair]
+        else:
+            try:
+                found = [await self._client.get(store.kind, action.name)]
+            except NotFoundError:
+                return
+        for obj in found:
+            store.put(obj)
+        if found:
+            raise StaleError(f"{action.kind} {found[0]['metadata']['name']} exists")
 
     async def _refresh(self, kind: str, meta: Meta) -> None:
         """Learn from the API server itself what became of the object."""

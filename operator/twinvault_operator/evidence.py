@@ -90,7 +90,7 @@ def observe_evidence(world: World, volume: Volume, attempt: int = 0) -> VolumeEv
 def choose_policy(world: World, pair: ReplicationPair | None) -> PairPolicy:
     """What the pair says; a pair that is gone has nobody who could approve."""
     if pair is None:
-        return PairPolicy(Policy.MANUAL)
+        return PairPolicy(Policy.MANUAL, missing=True)
     failover: Mapping[str, Any] = pair.spec.get("failover") or {}
     news = world.pair_news.get(pair.meta.name, {})
     used = str(news.get("approvalUsed") or pair.status.get("approvalUsed") or "")

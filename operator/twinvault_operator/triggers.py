@@ -144,9 +144,15 @@ class Triggers:
             self._queue.add(Key(REPLICATION_PAIR, volume.replication_pair), ROLL_UP_SECONDS)
 
     def add_pairs(self) -> None:
-        """Time has passed: a schedule may be due, and a hold be renewed."""
+        """Time has passed: a schedule may be due, a hold be renewed, a link be down for so long
+        that it is said why.
+        """
         for name in self._world.pairs.names():
             self._queue.add(Key(REPLICATION_PAIR, name))
+        for replica in self._world.replicas.values():
+            report = replica.replication_status
+            if report is not None and report.link_down:
+                self._queue.add(Key(VOLUME, replica.volume))
 
     def _snapshot(self, name: str, before: Snapshot | None, after: Snapshot | None) -> None:
         self._queue.add(Key(SNAPSHOT, name))

@@ -151,6 +151,17 @@ async def test_a_freeze_is_told_with_its_time_and_its_end(metro: MetroWorld) -> 
         assert "frozenSince" not in metro.east.status
 
 
+async def test_a_link_that_is_down_is_told_with_its_time_and_its_end(metro: MetroWorld) -> None:
+    async with metro.running():
+        await metro.until_in_sync()
+        assert "disconnectedSince" not in metro.west.status
+        metro.pair.cut()
+        for side in (metro.east, metro.west):
+            await metro.until(lambda side=side: side.status.get("disconnectedSince"), "the time")
+        metro.pair.heal()
+        await metro.until(lambda: "disconnectedSince" not in metro.west.status, "the end")
+
+
 async def test_a_new_agent_finishes_the_question_of_a_dead_one(metro: MetroWorld) -> None:
     await metro.create()
     async with metro.west.running():

@@ -303,6 +303,37 @@ def test_an_agent_renews_only_the_lease_of_its_own_node(two_nodes: Cluster) -> N
     assert "lease of its own node" in create("west-1")
 
 
+def test_a_pair_that_volumes_use_is_not_deleted_and_the_refusal_says_what_to_do(
+    cluster: Cluster,
+) -> None:
+    spec = {"clusters": ["east", "west"], "mode": "Sync"}
+    apply(cluster, "ReplicationPair", "metro", spec)
+
+    def delete(*args: str) -> str:
+        try:
+            cluster.kubectl("delete", *args)
+        except CommandError as error:
+            return str(error)
+        return ""
+
+    def count(total: int) -> None:
+        change = status_patch("replicationpairs", "metro", f'{{"volumes":{{"total":{total}}}}}')
+        cluster.kubectl(*change)
+
+    count(2)
+    path = "/apis/twinvault.io/v1alpha1/replicationpairs"
+    for words in (("replicationpair", "metro"), ("--raw", f"{path}/metro"), ("--raw", path)):
+        refused = delete(*words)
+        assert "volumes that use ReplicationPair metro: 2." in refused, words
+        assert "Take replicationPair away from them, or delete them" in refused
+    pair = json.loads(cluster.kubectl("get", "replicationpair", "metro", "-o", "json"))
+    assert "deletionTimestamp" not in pair["metadata"]
+    count(0)
+    assert delete("replicationpair", "metro") == ""
+    apply(cluster, "ReplicationPair", "metro", spec)  # nobody has counted yet
+    assert delete("replicationpair", "metro") == ""
+
+
 def test_removing_the_chart_keeps_every_object_and_installing_again_takes_them_over(
     two_nodes: Cluster,
 ) -> None:

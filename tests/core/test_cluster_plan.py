@@ -243,6 +243,26 @@ def pair(meta: dict[str, Any] | None = None, **spec: Any) -> ReplicationPair:
 
 
 BOTH = {"east": cluster("east"), "west": cluster("west")}
+ABLE = tuple(
+    replace(made, node=replace(made.node, replication=NodeReplication(True, address=address)))
+    for made, address in (
+        (candidate("east-1"), "10.0.0.1"),
+        (candidate("west-1", storage_cluster="west"), "10.0.0.2"),
+    )
+)
+
+
+def ready(of: Plan) -> tuple[str, str, str]:
+    """Condition Ready: status, reason, message."""
+    found = condition(of, "Ready")
+    return found["status"], found["reason"], found["message"]
+
+
+def with_kinds(name: str, **filesystems: str) -> StorageCluster:
+    """A StorageCluster whose pools are of these filesystems."""
+    made = cluster(name, pools=tuple(filesystems))
+    pools = tuple(replace(p, filesystem=filesystems[p.name]) for p in made.pools)
+    return replace(made, pools=pools)
 
 
 def paired(name: str = "v", reason: str = "", in_sync: tuple[str, ...] = ("e", "w")) -> Volume:
@@ -257,9 +277,9 @@ def paired(name: str = "v", reason: str = "", in_sync: tuple[str, ...] = ("e", "
 
 
 def test_a_sound_pair_is_ready_and_only_async_is_not_implemented() -> None:
-    sound = plan_pair(PairView(pair(), BOTH), now=NOW)
+    sound = plan_pair(PairView(pair(), BOTH, nodes=ABLE), now=NOW)
     assert condition(sound, "Ready")["status"] == "True"
-    not_yet = plan_pair(PairView(pair(mode="Async"), BOTH), now=NOW)
+    not_yet = plan_pair(PairView(pair(mode="Async"), BOTH, nodes=ABLE), now=NOW)
     assert condition(not_yet, "NotImplemented")["status"] == "True"
     assert condition(not_yet, "Ready")["reason"] == reasons.NOT_IMPLEMENTED
 
@@ -307,14 +327,39 @@ def test_a_pair_with_a_mistake_names_it() -> None:
     assert "north" in condition(strange, "Ready")["message"]
     astray = plan_pair(PairView(pair(network={"cidr": "10.0.0"}), BOTH), now=NOW)
     assert "not an IP network" in condition(astray, "Ready")["message"]
+    empty = plan_pair(PairView(pair(), BOTH, nodes=ABLE[:1]), now=NOW)
+    assert ready(empty)[:2] == ("False", reasons.NO_NODES)
+    assert "west has no node" in ready(empty)[2]
+    assert "label nodes with site=west" in ready(empty)[2]
     apart = {"east": BOTH["east"], "west": cluster("west", pools=("other",))}
     assert "no pool" in condition(plan_pair(PairView(pair(), apart), now=NOW), "Ready")["message"]
+
+
+def test_pools_that_cannot_replicate_are_named_and_a_pair_without_any_other_is_not_ready() -> None:
+    def judged(east: StorageCluster, west: StorageCluster) -> tuple[str, str, str]:
+        known = {"east": east, "west": west}
+        return ready(plan_pair(PairView(pair(), known, nodes=ABLE), now=NOW))
+
+    of_xfs, of_btrfs = with_kinds("east", fast="xfs"), with_kinds("west", fast="btrfs")
+    none = judged(of_xfs, of_btrfs)
+    assert none[:2] == ("False", reasons.POOLS_DIFFER)
+    assert "pool fast is xfs in east, btrfs in west" in none[2]
+    some = judged(
+        with_kinds("east", fast="xfs", slow="xfs", local="xfs"),
+        with_kinds("west", fast="btrfs", slow="xfs"),
+    )
+    assert some[:2] == ("True", reasons.READY)
+    assert "pool fast is xfs in east, btrfs in west" in some[2]
+    assert "slow" not in some[2]
+    assert "local" not in some[2]
 
 
 def test_a_pair_stays_while_volumes_ask_for_it() -> None:
     used = plan_pair(PairView(pair(GOING), BOTH, (paired(),)), now=NOW)
     assert kinds(used) == ["PatchStatus"]
-    assert kinds(plan_pair(PairView(pair(GOING), BOTH), now=NOW)) == ["PatchObject"]
+    # What we know may be old: the API server itself is asked right before the pair goes.
+    end = plan_pair(PairView(pair(GOING), BOTH), now=NOW)
+    assert kinds(end) == ["CheckNoVolumes", "PatchObject"]
 
 
 def test_no_plan_deletes_a_storage_node_that_holds_something() -> None:

@@ -133,6 +133,7 @@ def test_a_silent_node_whose_link_is_down_loses_its_volumes_to_the_other() -> No
             "TargetNotStable",
         ),
         (volume(policy=PairPolicy(Policy.MANUAL)), LOST, "ApprovalNeeded"),
+        (volume(policy=PairPolicy(Policy.MANUAL, missing=True)), LOST, "PairUnknown"),
         (volume(policy=PairPolicy(Policy.MANUAL, approved="east")), LOST, "ApprovalNeeded"),
         (volume(), {"east-1": EAST}, "NoReplica"),
     ],

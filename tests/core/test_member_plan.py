@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.core.builders import cluster
 from tests.core.test_replicated_volume import (
     ADDRESSES,
     condition,
@@ -116,6 +117,16 @@ def test_nothing_is_touched_while_there_is_no_node_to_go_to() -> None:
     assert not is_asked(made)
     assert made.waits
     assert "no node for the other replica" in condition(made, "Progressing")["message"]
+
+
+def test_a_replica_joins_only_where_the_pool_is_of_the_same_kind() -> None:
+    """What is refused at creation is refused later too."""
+    mixed = replace(cluster("west"), pools=(replace(cluster().pools[0], filesystem="btrfs"),))
+    known = {**everywhere(), "clusters": {"east": cluster("east"), "west": mixed}}
+    made = plan(single(), replicas=(replace(side("east-1"), replication=None),), **known)
+    assert not creates(made)
+    assert "placement" not in status(made)
+    assert "fast is xfs in east, btrfs in west" in condition(made, "Progressing")["message"]
 
 
 def test_members_port_and_record_change_in_one_write_and_the_device_stays() -> None:

@@ -450,6 +450,17 @@ def test_a_degraded_volume_says_since_when_and_comes_to_rest() -> None:
     assert [a.reason for a in over.actions if isinstance(a, Tell)] == ["InSync"]
 
 
+def test_a_volume_whose_pair_is_gone_says_that_nobody_could_let_the_other_site_take_over() -> None:
+    made = plan(placed(), replicas=sides(), pair=None)
+    found = condition(made, "Degraded")
+    assert (found["status"], found["reason"]) == ("True", reasons.PAIR_UNKNOWN)
+    assert "ReplicationPair metro does not exist" in found["message"]
+    assert "Create it again" in found["message"]
+    assert condition(made, "Ready")["status"] == "True"
+    worse = plan(placed(("east-1",)), replicas=sides(), pair=None)
+    assert condition(worse, "Degraded")["reason"] == reasons.PEER_NOT_IN_SYNC
+
+
 # -- roles, switchover -----------------------------------------------------------------------------
 
 

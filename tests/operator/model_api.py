@@ -138,6 +138,10 @@ class ModelClient:
         await self._travel()
         return self.api.get(kind.plural, name)
 
+    async def list(self, kind: Kind) -> tuple[list[Json], str]:
+        await self._travel()
+        return self.api.all(kind.plural), ""
+
     async def create(self, kind: Kind, body: Json, namespace: str | None = None) -> Json:
         await self._travel()
         return self._end(self.api.create(kind.plural, body))

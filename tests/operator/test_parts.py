@@ -22,6 +22,8 @@ from twinvault_operator.probes import ProbeServer
 from twinvault_operator.store import Store
 from twinvault_operator.work_queue import Key, WorkQueue
 
+GONE = {"metadata": {"deletionTimestamp": "2026-01-02T00:00:00Z", "finalizers": []}}
+
 
 def _volume(version: int, uid: str = "u1", pool: str = "fast") -> dict[str, Any]:
     meta = {"name": "v", "uid": uid, "resourceVersion": str(version)}
@@ -377,3 +379,59 @@ def test_a_volume_is_kept_while_a_cache_does_not_know_its_replica() -> None:
     stale.reconcile(Key("Volume", "v"))
     assert ("volumes", "v") in api.objects
     assert stale.world.replicas.get("v.n") is not None
+
+
+def _paired_volume(api: ModelApi, name: str = "v") -> None:
+    spec = {"sizeBytes": 4096, "pool": "fast", "replicationPair": "metro"}
+    api.create("volumes", {"metadata": {"name": name}, "spec": spec})
+
+
+def _pair(api: ModelApi) -> None:
+    meta = {"name": "metro", "finalizers": ["twinvault.io/volumes"]}
+    spec = {"clusters": ["east", "west"], "mode": "Sync"}
+    api.create("replicationpairs", {"metadata": meta, "spec": spec})
+
+
+def test_a_pair_is_kept_while_a_cache_does_not_know_its_volume() -> None:
+    """1. The pair is deleted. 2. A volume of it is made. 3. An operator that knows only of 1 must
+    not let the pair go; without volumes it does.
+    """
+    api = ModelApi()
+    _pair(api)
+    api.delete("replicationpairs", "metro")
+    stale = ModelOperator(api, [0.0])
+    _paired_volume(api)
+    stale.reconcile(Key("ReplicationPair", "metro"))
+    assert ("replicationpairs", "metro") in api.objects
+    assert stale.world.volumes.get("v") is not None
+    api.delete("volumes", "v")
+    stale.settle()
+    assert ("volumes", "v") not in api.objects
+    assert ("replicationpairs", "metro") not in api.objects
+
+
+def test_volumes_are_looked_at_again_when_their_pair_comes_or_goes() -> None:
+    api = ModelApi()
+    _paired_volume(api)
+    operator = ModelOperator(api, [0.0])
+    for change in (_pair, lambda api: api.patch("replicationpairs", "metro", GONE)):
+        operator.queue.due.clear()
+        operator.triggers.waiting.clear()
+        change(api)
+        operator.deliver()
+        assert Key("Volume", "v") in operator.queue.due
+
+
+def test_a_volume_whose_link_is_down_is_looked_at_again_when_time_has_passed() -> None:
+    api = ModelApi()
+    spec = {"volume": "v", "volumeUID": "u", "nodeName": "n", "storageCluster": "east"}
+    spec |= {"pool": "fast", "sizeBytes": 4096}
+    api.create("volumereplicas", {"metadata": {"name": "v.n"}, "spec": spec})
+    operator = ModelOperator(api, [0.0])
+    for connection, due in (("Connected", False), ("WFConnection", True)):
+        status = {"replication": {"connection": connection}}
+        api.patch("volumereplicas", "v.n", {"status": status})
+        operator.deliver()
+        operator.queue.due.clear()
+        operator.triggers.add_pairs()
+        assert (Key("Volume", "v") in operator.queue.due) is due

@@ -188,7 +188,8 @@ class ReplicationStatus:
     """``VolumeReplica.status.replication``: what the node's agent saw last.
 
     ``frozen_since`` is RFC 3339, empty while I/O flows; ``stalled_since`` likewise, for requests
-    that do not end although nothing is frozen. ``blank``: the metadata was just made and
+    that do not end although nothing is frozen; ``disconnected_since`` is empty while the link is
+    up. ``blank``: the metadata was just made and
     the image has not one allocated extent. ``diverged``: both sides hold writes that the other
     lacks. ``epoch``: of the record that the agent read last. ``step`` and ``message``: what it does
     next and why, for people.
@@ -202,6 +203,7 @@ class ReplicationStatus:
     frozen: bool = False
     frozen_since: str = ""
     stalled_since: str = ""
+    disconnected_since: str = ""
     blank: bool = False
     diverged: bool = False
     different_bytes: int = 0
@@ -229,6 +231,7 @@ class ReplicationStatus:
             frozen=bool(raw.get("frozen")),
             frozen_since=raw.get("frozenSince") or "",
             stalled_since=raw.get("stalledSince") or "",
+            disconnected_since=raw.get("disconnectedSince") or "",
             blank=bool(raw.get("blank")),
             diverged=bool(raw.get("diverged")),
             different_bytes=int(raw.get("differentBytes") or 0),
@@ -250,6 +253,7 @@ class ReplicationStatus:
             "frozen": self.frozen,
             "frozenSince": self.frozen_since or None,
             "stalledSince": self.stalled_since or None,
+            "disconnectedSince": self.disconnected_since or None,
             "blank": self.blank,
             "diverged": self.diverged,
             "differentBytes": self.different_bytes,

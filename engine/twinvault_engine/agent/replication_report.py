@@ -136,6 +136,7 @@ class ReplicationReporter:
     def _take(self, entry: Entry, drbd: DrbdState | None) -> None:
         state = drbd or DrbdState()
         since = entry.status.frozen_since if entry.status.frozen else ""
+        cut_since = "" if state.connected else entry.status.disconnected_since or self._clock()
         if state.frozen and entry.frozen_at is None:
             entry.frozen_at = time.monotonic()
         elif not state.frozen and entry.frozen_at is not None:
@@ -151,6 +152,7 @@ class ReplicationReporter:
             peer_disk=state.peer_disk,
             frozen=state.frozen,
             frozen_since=(since or self._clock()) if state.frozen else "",
+            disconnected_since=cut_since,
             resync=entry.status.resync if state.syncing else None,
         )
 
