@@ -19,6 +19,7 @@ from twinvault_kube import kinds
 from twinvault_kube.client import Json, KubeClient
 
 EVERY_SECONDS = 0.05
+LONG_AGO = "2026-01-01T00:00:00Z"
 ADDRESSES = {"east-1": "10.0.0.1", "west-1": "10.0.0.2", "west-2": "10.0.0.3"}
 
 
@@ -76,7 +77,10 @@ class ReplicatingAgent(FakeAgent):
         in_use = mine["spec"]["volume"] in self.used and record.primary == self.node
         seen = {**mine, "status": {**mine["status"], "inUse": in_use}}
         report = report_replication(seen, peer if self.link.up else None, record, was_ready=ready)
-        status: dict[str, Any] = {"inUse": in_use, "replication": report}
+        if report["connection"] != "Connected":
+            report["disconnectedSince"] = LONG_AGO
+        told = {"disconnectedSince": None, **report}
+        status: dict[str, Any] = {"inUse": in_use, "replication": told}
         now = mine["status"]
         if self.silent:
             return

@@ -236,6 +236,52 @@ async def test_a_changed_line_or_pool_reaches_a_volume_that_is_used(
     assert again["metadata"]["generation"] == node["metadata"]["generation"], "it comes to rest"
 
 
+async def test_a_pair_names_the_cluster_that_is_missing_and_the_site_that_is_empty(
+    sites: Sites, operator: OperatorProcess
+) -> None:
+    spec = {"clusters": ["east", "north"], "mode": "Sync"}
+    body = {"metadata": {"name": "metro"}, "spec": spec}
+    await sites.client.create(kinds.REPLICATION_PAIRS, body)
+
+    async def expect(reason: str, words: str) -> None:
+        pair = await sites.rig.wait(
+            kinds.REPLICATION_PAIRS, "metro", has_reason("Ready", reason), words
+        )
+        assert condition(pair, "Ready")["status"] == "False"
+        assert words in condition(pair, "Ready")["message"]
+
+    await expect(reasons.CLUSTER_UNKNOWN, "StorageCluster north does not exist")
+    await sites.rig.add_cluster("north")
+    await expect(reasons.NO_NODES, "StorageCluster north has no node")
+
+
+async def test_a_network_that_lets_nothing_through_is_told_with_addresses_and_ports(
+    sites: Sites, operator: OperatorProcess
+) -> None:
+    await sites.add_pair()
+    sites.link.up = False
+    await sites.rig.add_volume("v", replicationPair="metro")
+    waiting = await sites.rig.wait(
+        kinds.VOLUMES,
+        "v",
+        lambda v: "a firewall or a route" in condition(v, "Ready").get("message", ""),
+        "the volume to say why it is not ready",
+    )
+    for words in ("east-1 (10.0.0.1)", "west-1 (10.0.0.2)", "TCP ports 7000 to 9799"):
+        assert words in condition(waiting, "Ready")["message"]
+    await sites.rig.wait(
+        kinds.REPLICATION_PAIRS,
+        "metro",
+        has_reason("Ready", reasons.NETWORK_UNREACHABLE),
+        "the pair to say so too",
+    )
+    sites.link.up = True
+    await sites.rig.wait_ready("v")
+    await sites.rig.wait(
+        kinds.REPLICATION_PAIRS, "metro", has_reason("Ready", reasons.READY), "the pair to be well"
+    )
+
+
 async def test_a_drain_is_a_switchover(sites: Sites, operator: OperatorProcess) -> None:
     await sites.add_pair()
     await sites.add_volume("v")
