@@ -9,6 +9,7 @@ reports that the link is down. An agent that died on a node that works is no rea
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import StrEnum
 
 from .failover_view import (
@@ -38,6 +39,8 @@ DEFAULT_STABLE_SECONDS = 60.0
 EMPTY_SECONDS = 15.0
 """A node must be silent for so long before it is put out of service; nobody waits for that."""
 _EVICTS = "NoExecute"
+_MOVES_LATER = frozenset({"BothLost", "TargetDisk", "TargetNotStable"})
+"""Obstacles after which an approved failover goes on by itself."""
 
 Nodes = Mapping[str, NodeEvidence]
 
@@ -104,6 +107,19 @@ def plan_failover(evidence: VolumeEvidence, nodes: Nodes) -> Swap | Wait | None:
     return Swap(
         evidence.volume, record, after, f"{loss}Lost", _say(loss, primary, target), {}, retry
     )
+
+
+def is_left_to_move(evidence: VolumeEvidence, nodes: Nodes, approved: str) -> bool:
+    """Whether the approval that lets the StorageCluster ``approved`` take over is still needed: the
+    volume moves there now, or as soon as what passes or can be repaired is over.
+    """
+    record = evidence.record
+    other = evidence.other(record.primary) if record is not None else None
+    if other is None or other.storage_cluster != approved:
+        return False
+    allowed = replace(evidence, policy=replace(evidence.policy, approved=approved))
+    step = plan_failover(allowed, nodes)
+    return isinstance(step, Swap) or (isinstance(step, Wait) and step.reason in _MOVES_LATER)
 
 
 def choose_loss(

@@ -7,7 +7,7 @@ go on (R3). The caller repeats from a fresh read while ``read_again`` is set, un
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, StrEnum
 
 from .errors import ErrorCode
@@ -85,7 +85,10 @@ def _unsure(reason: str, message: str) -> FenceAnswer:
 
 @dataclass(frozen=True)
 class Promotion:
-    """``allowed``: tell the kernel now. Else write and ask again, read again, or fail with code."""
+    """``allowed``: tell the kernel now. Else write and ask again, read again, or fail with code.
+
+    ``outdated``: the kernel must be told first that the replica counts although it is Outdated.
+    """
 
     allowed: bool
     reason: str
@@ -93,6 +96,7 @@ class Promotion:
     write: ReplicationRecord | None = None
     read_again: bool = False
     code: ErrorCode = ErrorCode.FAILED_PRECONDITION
+    outdated: bool = False
 
 
 def decide_promotion(
@@ -100,11 +104,14 @@ def decide_promotion(
     record: ReplicationRecord | None,
     drbd: DrbdState | None,
     outcome: CasOutcome | None = None,
+    *,
+    forced: bool = False,
 ) -> Promotion:
     """Whether the kernel at ``node`` may be made primary, for a pod that is being staged.
 
-    ``record`` as the API server itself answered. Once allowed, the kernel still asks the
-    fence-peer handler when the other replica is not connected, and refuses while that is primary.
+    ``record`` as the API server itself answered; ``forced``: its epoch began with a person's word
+    for ``node``. Once allowed, the kernel still asks the fence-peer handler when the other replica
+    is not connected, and refuses while that is primary.
     """
     if record is None:
         text = "the API server does not answer; a replica is promoted only on its word"
@@ -121,13 +128,23 @@ def decide_promotion(
         text = "the other node has not let go yet; its pods are being ended"
         return Promotion(False, "PeerIsPrimary", text)
     # A primary without a disk of its own works through the other's; that takes the link.
-    if drbd.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+    outdated = forced and _is_best(node, record, drbd)
+    if drbd.disk not in (Disk.UP_TO_DATE, Disk.CONSISTENT) and not outdated:
         text = f"the replica here is {drbd.disk.value}; it must be UpToDate first"
         return Promotion(False, "DiskNotUsable", text)
     wanted = promote(record, node)
     if isinstance(wanted, RecordRefusal):
         return Promotion(False, wanted.rule, wanted.message)
-    return _after(outcome, wanted)
+    return replace(_after(outcome, wanted), outdated=outdated)
+
+
+def _is_best(node: str, record: ReplicationRecord, drbd: DrbdState) -> bool:
+    """Outdated is whole, only old. A person who chose it takes that, while nobody is in sync beside
+    it and nothing newer is on the other end of the link (that is copied then, all by itself).
+    """
+    newer = drbd.connected and drbd.peer_disk in (Disk.UP_TO_DATE, Disk.CONSISTENT)
+    alone = record.in_sync == {node}
+    return drbd.disk is Disk.OUTDATED and alone and not newer and not drbd.syncing
 
 
 def _after(outcome: CasOutcome | None, wanted: ReplicationRecord) -> Promotion:

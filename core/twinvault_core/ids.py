@@ -65,6 +65,11 @@ def snapshot_id_from_name(name: str) -> str:
     return _id_from_name("snapshot", name)
 
 
+def resync_copy_prefix(volume: str) -> str:
+    """What the copies that an agent keeps from before a resync begin with; a number follows."""
+    return f"resync-{_digest(volume, 20)}-"
+
+
 def replica_name(volume: str, node: str) -> str:
     """Name of the VolumeReplica of ``volume`` on ``node``: ``<volume>.<node>``."""
     name = f"{volume}.{node}"

@@ -28,6 +28,7 @@ from .placement import Candidate
 from .replicated_status import is_in_sync, is_replicated
 from .replication_network import find_network_problem, refuse_node
 from .resync_slots import plan_resyncs
+from .switchover import choose_approval
 from .verify_plan import plan_verify
 from .words import join_some
 
@@ -115,6 +116,7 @@ def plan_pair(view: PairView, *, now: str) -> Plan:
         **resyncs.status,
         **verify.status,
         **view.extra,
+        **_keep_approval(view),
     }
     status = plan_status(REPLICATION_PAIR, pair.meta, pair.status, wanted, conditions, now=now)
     told = _tell(pair, READY, ready) + _tell(pair, DEGRADED, degraded)
@@ -127,6 +129,16 @@ def _plan_end(pair: ReplicationPair) -> tuple[Action, ...]:
     """
     release = plan_release(REPLICATION_PAIR, pair.meta, FINALIZER_CLUSTER)
     return (CheckNoVolumes(VOLUME, pair.meta.name), *release) if release else ()
+
+
+def _keep_approval(view: PairView) -> dict[str, str | None]:
+    """What is known of failovers counts; who knows nothing goes by the status. Cleared with the
+    field, whoever leads then.
+    """
+    known = view.extra if "approvalUsed" in view.extra else view.pair.status
+    approve = str((view.pair.spec.get("failover") or {}).get("approve") or "")
+    _, used = choose_approval(approve, str(known.get("approvalUsed") or ""))
+    return {"approvalUsed": used or None}
 
 
 def _summary(pair: ReplicationPair, counts: PairCounts) -> dict[str, str]:

@@ -16,7 +16,7 @@ from .model import (
     Volume,
     VolumeReplica,
 )
-from .replication_state import PAUSED, Resync
+from .replication_state import PAUSED, Disk, Resync
 from .sizing import format_bytes
 from .volume_state import IDLE, WHOLE, Growth, VolumeState, being_made, broken
 from .volume_view import VolumeView, placed_nodes
@@ -52,10 +52,31 @@ def judge_replicated(
     state = _find_stop(view, record)
     if state is None:
         state = _judge_serving(view, volume, record, growth, now=now)
+    state = _note_used_force(volume, state)
     if not moving:
         return state
     # What keeps it from serving stands in Ready; here is what the move that was asked for lacks.
     return replace(state, progressing=Condition(PROGRESSING, True, reasons.MOVING, moving))
+
+
+def is_force_used(volume: Volume) -> bool:
+    """Whether spec.forcePrimary was carried out and still stands there: it asks for nothing."""
+    wanted = volume.force_primary
+    return wanted is not None and volume.status.get("forcePrimaryUsed") == wanted.node
+
+
+def was_forced(volume: Volume, record: ReplicationRecord) -> bool:
+    """Whether a person made the record's primary one, old as it is, and nobody else is whole."""
+    forced = volume.status.get("forcedPromotions") or ()
+    chosen = bool(forced) and forced[-1].get("epoch") == record.epoch
+    return chosen and record.in_sync == {record.primary}
+
+
+def _note_used_force(volume: Volume, state: VolumeState) -> VolumeState:
+    if not is_force_used(volume):
+        return state
+    text = f"{state.ready.message}; spec.forcePrimary was carried out and does nothing: clear it"
+    return replace(state, ready=replace(state.ready, message=text))
 
 
 def _is_complete(view: VolumeView, volume: Volume) -> bool:
@@ -149,7 +170,31 @@ def _find_stop(view: VolumeView, record: ReplicationRecord) -> VolumeState | Non
         return broken(Phase.DEGRADED, reasons.STALLED, _describe_stall(record, report))
     if primary.state is ReplicaState.FAILED:
         return broken(Phase.FAILED, reasons.REPLICA_FAILED, _failed(primary), progressing=True)
+    useless = _find_useless_disk(view, record, primary)
+    if useless:
+        return broken(Phase.DEGRADED, reasons.DISK_UNUSABLE, useless, progressing=True)
     return None
+
+
+def _find_useless_disk(view: VolumeView, record: ReplicationRecord, primary: VolumeReplica) -> str:
+    """Why the record's primary could not be promoted, or serve; empty if it could.
+
+    It needs no disk of its own while the other one's is whole and reached, and none yet below a
+    pod that began before the volume was replicated.
+    """
+    report = primary.replication_status
+    if report is None:
+        return ""
+    if not report.disk.gone and report.disk not in (Disk.INCONSISTENT, Disk.OUTDATED):
+        return ""
+    if not report.link_down and report.peer_disk is Disk.UP_TO_DATE:
+        return ""
+    if report.disk.gone and primary.in_use:
+        return ""
+    if report.disk is Disk.OUTDATED and view.volume and was_forced(view.volume, record):
+        return ""
+    step = report.message or "bring the other node and the link back"
+    return f"the replica on {record.primary} is {report.disk.value} and cannot serve: {step}"
 
 
 def _describe_stall(record: ReplicationRecord, report: ReplicationStatus) -> str:
@@ -223,9 +268,12 @@ def _find_weakness(
     """(reason, sentence) of the first thing that takes away the redundancy."""
     own = view.member_replicas()
     if any(r.replication_status is not None and r.replication_status.diverged for r in own):
+        how = "choose one with spec.forcePrimary"
+        if is_force_used(volume):
+            how += " (it was carried out before and does nothing now: clear it and set it again)"
         return reasons.DIVERGED, (
             "both replicas hold writes that the other lacks; nothing is discarded. Compare the"
-            " snapshots that were taken, then choose one with spec.forcePrimary"
+            f" snapshots that were taken, then {how}"
         )
     for node in placed_nodes(volume):
         if node == record.primary:

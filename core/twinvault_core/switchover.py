@@ -7,6 +7,7 @@ from typing import Any
 
 from .failover import LATER_SECONDS, SOON_SECONDS, Nodes
 from .failover_view import Swap, VolumeEvidence, Wait, choose_retry
+from .ids import resync_copy_prefix
 from .model import ForcePrimary, ReplicationRecord, VolumeReplica
 from .replication_record import RecordRefusal, force_primary, switch_over
 from .replication_state import Disk, DrbdRole
@@ -124,6 +125,9 @@ def plan_force(
     after = force_primary(record, wanted, evidence.name)
     if isinstance(after, RecordRefusal):
         return _wait(evidence, after.rule, after.message, LATER_SECONDS, stuck=True)
+    unusable = _find_unusable_disk(evidence, record, wanted.node)
+    if unusable:
+        return _wait(evidence, "TargetDisk", unusable, LATER_SECONDS, stuck=True)
     if wanted.node != record.primary and _may_write(evidence, record, nodes):
         text = (
             f"the agent of {record.primary} is alive and has not let go: end the pods there, or"
@@ -137,6 +141,25 @@ def plan_force(
     return Swap(
         evidence.volume, record, after, "Forced", text, also, choose_retry(evidence.attempt)
     )
+
+
+def _find_unusable_disk(evidence: VolumeEvidence, record: ReplicationRecord, node: str) -> str:
+    """Why the replica that was chosen could never serve; empty if it can, old as it may be."""
+    replica = evidence.replica(node)
+    report = replica.replication_status if replica is not None else None
+    if report is None:
+        return f"the agent of {node} has not told how its replica is: it must be running"
+    if report.disk is Disk.INCONSISTENT:
+        holders = ", ".join(sorted(record.in_sync - {node})) or "the other replica"
+        return (
+            f"the replica on {node} is Inconsistent: a resync was cut off, it is half old and half"
+            f" new and no filesystem could use it. Bring {holders} back and the resync goes on. If"
+            " that is lost for good restore a Snapshot into a new volume; a copy from before the"
+            f" resync is kept on {node} as {resync_copy_prefix(evidence.name)}0 (or 1)"
+        )
+    if report.disk not in (Disk.OUTDATED, Disk.CONSISTENT, Disk.UP_TO_DATE):
+        return f"the disk on {node} is {report.disk.value}: repair its pool, then it goes on"
+    return ""
 
 
 def _may_write(evidence: VolumeEvidence, record: ReplicationRecord, nodes: Nodes) -> bool:

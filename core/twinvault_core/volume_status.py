@@ -74,6 +74,8 @@ def plan_report(
         wanted["replication"] = record.to_dict()
     if device is not None:
         wanted["replicationDevice"] = device.to_dict()
+    if volume.force_primary is None:
+        wanted["forcePrimaryUsed"] = None
     wanted["summary"] = _summary(volume, wanted)
     told = _tell(volume, state, refusal)
     return (*plan_status(VOLUME, volume.meta, volume.status, wanted, conditions, now=now), *told)

@@ -75,6 +75,28 @@ def start_full_sync(handle: Handle) -> None:
     demote(handle)
 
 
+def accept_outdated(handle: Handle) -> None:
+    """Declare the local data good although it is known to be old: a person chose it. Only for a
+    caller whom the record names primary by force and alone in sync. The other replica, should it
+    come back, has writes of its own then, and the kernels refuse to connect.
+
+    DataAtRisk when what is here is not a whole, only old, state, or the other side has a newer one.
+    """
+    state = require(handle).state
+    if state.disk in (Disk.UP_TO_DATE, Disk.CONSISTENT):
+        return
+    newer = state.connected and state.peer_disk in (Disk.UP_TO_DATE, Disk.CONSISTENT)
+    if state.disk is not Disk.OUTDATED or newer or state.syncing:
+        raise DataAtRiskError(
+            f"the local replica of volume {handle.volume_id} is {state.disk} and the other one"
+            f" {state.peer_disk}; it cannot be declared good. Let them connect and resync"
+        )
+    step("drbd force primary")
+    what = f"accepting the outdated replica of {handle.volume_id}"
+    run_setup(what, "primary", handle.by_role, "--force", seconds=PROMOTE_SECONDS)
+    demote(handle)
+
+
 def invalidate(handle: Handle) -> None:
     """Throw the local data away; the peer sends all of it. Never while primary."""
     state = require(handle).state

@@ -31,6 +31,7 @@ class Act(StrEnum):
 
     SKIP_FIRST_SYNC = "skip_first_sync"
     START_FULL_SYNC = "start_full_sync"
+    ACCEPT_OUTDATED = "accept_outdated"
     PROMOTE = "promote"
     DEMOTE = "demote"
     ATTACH = "attach"
@@ -49,6 +50,7 @@ class Act(StrEnum):
 _ACTS: dict[Act, Callable[[drbd.Handle], None]] = {
     Act.SKIP_FIRST_SYNC: drbd_sync.skip_first_sync,
     Act.START_FULL_SYNC: drbd_sync.start_full_sync,
+    Act.ACCEPT_OUTDATED: drbd_sync.accept_outdated,
     Act.PROMOTE: drbd.promote,
     Act.DEMOTE: drbd.demote,
     Act.ATTACH: drbd.attach,

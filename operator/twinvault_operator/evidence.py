@@ -92,14 +92,25 @@ def choose_policy(world: World, pair: ReplicationPair | None) -> PairPolicy:
     if pair is None:
         return PairPolicy(Policy.MANUAL, missing=True)
     failover: Mapping[str, Any] = pair.spec.get("failover") or {}
-    news = world.pair_news.get(pair.meta.name, {})
-    used = str(news.get("approvalUsed") or pair.status.get("approvalUsed") or "")
     stable = failover.get("stableSeconds")
     return PairPolicy(
         Policy(failover.get("policy") or "Automatic"),
-        choose_approval(str(failover.get("approve") or ""), used)[0],
+        find_approved(world, pair),
         60.0 if stable is None else float(stable),
     )
+
+
+def find_approved(world: World, pair: ReplicationPair) -> str:
+    """The StorageCluster that a person allows to take over; empty when that is used up."""
+    news = world.pair_news.get(pair.meta.name, {})
+    # What this leader knows goes before what the API says: None there is "cleared meanwhile".
+    known = news if "approvalUsed" in news else pair.status
+    return choose_approval(find_approve(pair), str(known.get("approvalUsed") or ""))[0]
+
+
+def find_approve(pair: ReplicationPair) -> str:
+    """``spec.failover.approve``, used up or not."""
+    return str((pair.spec.get("failover") or {}).get("approve") or "")
 
 
 def parse_users(node: str, pods: list[Any], attachments: list[Any], volumes: list[Any]) -> Users:

@@ -110,9 +110,16 @@ class Failover:
             self._report.attached(after.node)
 
     def pair_changed(self) -> None:
+        self._report.pairs_changed()
         self.look_at(find_replicated_nodes(self._world))
 
     # -- the loop ----------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """The lead begins; to be called before anything is written in it."""
+        self._led = True
+        self._report.take_over()
+        self.look_at(self._expired)
 
     async def run(self) -> None:
         """Asleep until the next Lease may run out, or something happened."""
@@ -121,8 +128,10 @@ class Failover:
                 self._wake.clear()
                 leading = self._leading()
                 if leading and not self._led:
-                    self._report.take_over()
+                    self.take_over()
                 self._led = leading
+                if leading:
+                    self._report.settle_approvals()
                 delay = self._start_what_is_due() if leading else 1.0
                 try:
                     async with asyncio.timeout(delay):
@@ -194,7 +203,7 @@ class Failover:
             work = [s for s in steps if not isinstance(s, Wait)]
             self._report.waits(view, waits)
             if not any(isinstance(s, Swap) for s in work):
-                self._report.all_swapped(node)
+                self._report.settle_approvals()
             needs_users = _needs_users(view)
             if not work and (not needs_users or users is not NOBODY):
                 self._rest(view, waits)

@@ -12,6 +12,7 @@ from twinvault_core.failover_view import NodeView, Policy, Swap, VolumeEvidence,
 from twinvault_core.replication_state import DrbdRole
 from twinvault_core.switchover import preview_failover
 
+from .approvals import Approvals
 from .failover_course import Course, resume_courses
 from .metrics import Metrics
 from .work_queue import Key, WorkQueue
@@ -40,23 +41,29 @@ class FailoverReport:
         self._monotonic, self._now = monotonic, now
         self._offset = wall() - monotonic()
         self._courses: dict[tuple[str, str], Course] = {}
-        self._approved: set[tuple[str, str]] = set()
-        """(pair, node) whose failover a person allowed and that is not over."""
+        self._approvals = Approvals(world, queue)
 
     def moment(self) -> float:
         """Now, in seconds since 1970."""
         return self._monotonic() + self._offset
 
     def take_over(self) -> None:
-        """The lead begins: go on with what an earlier leader did not see the end of."""
+        """The lead begins: go on with what an earlier leader did not see the end of.
+
+        What is remembered of an earlier lead of our own is forgotten. Why:
+        1. We tell of a failover and lose the lead.  2. Another one leads, and tells of the next.
+        3. We lead again, and would write the first one over it.
+        """
+        self._courses.clear()
+        self._world.pair_news.clear()
+        self._world.failover_waits.clear()
         since = self.moment() - WATCHED_SECONDS
+        self._approvals.take_over(since)
         for pair in self._world.pairs.values():
             name = pair.meta.name
             told = pair.status.get("lastFailover") or {}
             volumes = self._world.volumes.find("pair", name)
             for course in resume_courses(name, told, volumes, since=since):
-                if (name, course.node) in self._courses:
-                    continue
                 self._courses[name, course.node] = course
                 for volume in list(course.used):
                     self._reach(course, volume, UNKNOWN)
@@ -85,7 +92,7 @@ class FailoverReport:
             if swap.volume.published_to == (view.node,):
                 course.used.add(swap.volume.meta.name)
             course.fenced_at = at
-            self._note_approval(pair, view.node)
+            self._approvals.note(pair)
         self._tell_pairs({s.volume.replication_pair for s in swaps})
 
     def evicted(self, node: str) -> None:
@@ -182,23 +189,13 @@ class FailoverReport:
         pair = self._world.pairs.get(name)
         return pair.status.get("failoverPreview") if pair is not None else None
 
-    def _note_approval(self, name: str, node: str) -> None:
-        pair = self._world.pairs.get(name)
-        failover = (pair.spec.get("failover") or {}) if pair is not None else {}
-        if failover.get("policy") == "Manual" and failover.get("approve"):
-            self._approved.add((name, node))
+    def settle_approvals(self) -> None:
+        """Use up each approval whose failover is over."""
+        self._approvals.settle()
 
-    def all_swapped(self, node: str) -> None:
-        """Nothing is left that can be swapped: the approval that allowed it is used up."""
-        for name, of in list(self._approved):
-            if of != node:
-                continue
-            self._approved.discard((name, of))
-            pair = self._world.pairs.get(name)
-            approve = (pair.spec.get("failover") or {}).get("approve") if pair else None
-            if approve:
-                self._world.pair_news.setdefault(name, {})["approvalUsed"] = approve
-                self._queue.add(Key(REPLICATION_PAIR, name))
+    def pairs_changed(self) -> None:
+        """Somebody wrote into the spec of a pair."""
+        self._approvals.forget_cleared()
 
     def _tell_pairs(self, pairs: set[str]) -> None:
         for (pair, _), course in self._courses.items():

@@ -38,6 +38,8 @@ class Leadership:
         self._queue, self._triggers, self._liveness = queue, triggers, liveness
         self._current = current
         self._led = False
+        self.on_start: Callable[[], None] = lambda: None
+        """Before anything is looked at: what an earlier lead of ours remembered may be old."""
 
     def leading(self) -> bool:
         """Whether writes are allowed at this very moment.
@@ -67,6 +69,7 @@ class Leadership:
     def _start(self) -> None:
         """The agents' Leases were watched while we stood by: nothing has to be waited for."""
         logger.info("leading")
+        self.on_start()
         self._led = True
         self._triggers.add_everything()
 

@@ -143,6 +143,7 @@ class Operator:
         self.triggers.on_volume = volume_changed
         self.triggers.on_pair = pair_changed
         world.attachments.on_change = failover.attachment_changed
+        self.leadership.on_start = failover.take_over
         return failover
 
     def stop(self) -> None:

@@ -283,6 +283,7 @@ class FakeReplication(NoReplication):
         works: dict[Act, Callable[[], object]] = {
             Act.SKIP_FIRST_SYNC: lambda: drbd.skip_first_sync(letter),
             Act.START_FULL_SYNC: lambda: self._start_full_sync(),
+            Act.ACCEPT_OUTDATED: lambda: self._accept_outdated(),
             Act.DEMOTE: lambda: drbd.demote(letter),
             Act.ATTACH: lambda: self._attach(),
             Act.CONNECT: lambda: drbd.connect(letter),
@@ -302,6 +303,11 @@ class FakeReplication(NoReplication):
     def _attach(self) -> None:
         self._drbd.reattach(self._letter, fresh=self._renewed)
         self._renewed = False
+
+    def _accept_outdated(self) -> None:
+        assert self._kernel.disk is Disk.OUTDATED, "primary --force would take anything"
+        self._drbd._promote_alone(self._kernel)
+        self._drbd.demote(self._letter)
 
     def _start_full_sync(self) -> None:
         self._kernel.image.generation = self._drbd.next()

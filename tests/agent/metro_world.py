@@ -225,10 +225,13 @@ class MetroWorld:
         assert record is not None
         return record
 
-    async def set_record(self, record: ReplicationRecord) -> None:
-        """As the operator, with the hint for both agents."""
+    async def set_record(self, record: ReplicationRecord, *, forced_to: str = "") -> None:
+        """As the operator, with the hint for both agents. ``forced_to``: on a person's word."""
         obj = self.api.objects[(VOLUMES, VOLUME)]
-        await self.api.put(VOLUMES, {**obj, "status": {"replication": record.to_dict()}})
+        status: Json = {"replication": record.to_dict()}
+        if forced_to:
+            status["forcedPromotions"] = [{"node": forced_to, "epoch": record.epoch}]
+        await self.api.put(VOLUMES, {**obj, "status": status})
         for side in self.sides:
             await self.change_spec(side.node, epoch=record.epoch)
 

@@ -16,6 +16,7 @@ from tests.agent.metro_world import EAST, VOLUMES, WEST, MetroWorld
 from tests.agent.world import NODES, REPLICAS
 from twinvault_core.errors import ErrorCode, TwinvaultError
 from twinvault_core.model import ReplicationRecord
+from twinvault_core.replication_state import Disk
 
 
 @pytest.fixture
@@ -293,6 +294,23 @@ async def test_a_promotion_without_the_peer_asks_the_desk_under_the_stage_lock(
         assert (EAST, "fence-peer", 4) in metro.pair.answers
         assert metro.record.in_sync == {EAST}
         assert metro.pair.acknowledges(EAST)
+
+
+async def test_an_outdated_replica_is_promoted_by_a_persons_word_alone(metro: MetroWorld) -> None:
+    async with metro.running():
+        metro.pair.cut()
+        await metro.until(lambda: metro.west.status["connection"] == "WFConnection", "link down")
+        metro.pair.do(lambda: setattr(metro.pair.drbd.images["b"], "state", Disk.OUTDATED))
+        old = ReplicationRecord(2, WEST, frozenset({WEST}), metro.record.serial + 1)
+        await metro.set_record(old)
+        with pytest.raises(TwinvaultError, match="is Outdated"):
+            await metro.west.stage()
+        await metro.set_record(old, forced_to=WEST)
+        await metro.west.stage()
+        assert metro.west.drbd.told.count("accept_outdated") == 1
+        assert metro.pair.acknowledges(WEST)
+        assert metro.record.in_sync == {WEST}
+        assert metro.record.serial > old.serial, "written before the kernel was told"
 
 
 async def test_an_image_is_copied_before_a_resync_and_the_copy_goes_after(

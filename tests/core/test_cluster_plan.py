@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from tests.core.builders import (
     GIB,
     NOW,
@@ -368,3 +370,26 @@ def test_no_plan_deletes_a_storage_node_that_holds_something() -> None:
             view(of, members=(candidate("east-1"),), held={"east-1": ("v",)}), now=NOW
         )
         assert not [a for a in made.actions if isinstance(a, Delete)]
+
+
+@pytest.mark.parametrize(
+    ("approve", "status", "news", "kept"),
+    [
+        ("west", "west", {}, "west"),
+        ("west", "", {"approvalUsed": "west"}, "west"),
+        ("", "west", {}, None),
+        ("", "west", {"approvalUsed": "west"}, None),
+        ("west", "west", {"approvalUsed": None}, None),
+        ("east", "west", {}, None),
+        ("", "", {}, None),
+    ],
+)
+def test_a_used_approval_is_kept_until_the_field_is_cleared_whoever_leads(
+    approve: str, status: str, news: dict[str, Any], kept: str | None
+) -> None:
+    """Empty ``news``: a leader that has just begun and knows nothing."""
+    asked = pair(failover={"policy": "Manual", **({"approve": approve} if approve else {})})
+    before = {"approvalUsed": status} if status else {}
+    made = plan_pair(PairView(replace(asked, status=before), BOTH, extra=news), now=NOW)
+    patch = next(a.status for a in made.actions if isinstance(a, PatchStatus))
+    assert patch.get("approvalUsed", status or None) == kept

@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from twinvault_core import switchover
-from twinvault_core.failover import EMPTY_SECONDS, plan_failover, plan_node_failover
+from twinvault_core.failover import (
+    EMPTY_SECONDS,
+    is_left_to_move,
+    plan_failover,
+    plan_node_failover,
+)
 from twinvault_core.failover_view import (
     LONGEST_RETRY_SECONDS,
     STUCK_AFTER_ATTEMPTS,
@@ -159,6 +164,29 @@ def test_a_person_approves_under_the_manual_policy_once() -> None:
     assert swaps_to(plan_failover(evidence, LOST)) == ("west-1", "NodeLost")
     assert switchover.choose_approval("west", "west") == ("", "west")
     assert switchover.choose_approval("", "west") == ("", "")
+
+
+MANUAL = PairPolicy(Policy.MANUAL)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "nodes", "left"),
+    [
+        (volume(policy=MANUAL), LOST, True),
+        (volume(policy=MANUAL, west=replace(DOWN, disk=Disk.FAILED)), LOST, True),
+        (volume(policy=MANUAL), {"east-1": EAST, "west-1": replace(WEST, expired=True)}, True),
+        (volume(ALONE, policy=MANUAL), LOST, False),
+        (volume(policy=MANUAL, west=ASIDE), LOST, False),
+        (volume(MOVED, policy=MANUAL), LOST, False),
+        (volume(policy=MANUAL), WELL, False),
+        (volume(None, policy=MANUAL), LOST, False),
+    ],
+)
+def test_an_approval_is_needed_as_long_as_it_can_still_move_something(
+    evidence: VolumeEvidence, nodes: dict[str, NodeEvidence], left: bool
+) -> None:
+    assert is_left_to_move(evidence, nodes, "west") is left
+    assert not is_left_to_move(evidence, nodes, "east")
 
 
 def test_a_primary_that_lost_disk_and_link_hands_over_though_it_is_heard() -> None:
@@ -346,6 +374,32 @@ def test_a_forced_promotion_is_remembered_for_ever_and_done_once() -> None:
     assert (entry["epoch"], entry["snapshot"], entry["time"]) == (2, "s", NOW)
     again = volume(MOVED, force=WEST_TYPED, status=dict(step.also))
     assert forced(again, LOST) is None
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (replace(DOWN, disk=Disk.INCONSISTENT), "Bring east-1 back"),
+        (replace(ASIDE, disk=Disk.INCONSISTENT), "kept on west-1 as resync-4c94485e0c21ae6c41ce-0"),
+        (replace(DOWN, disk=Disk.DISKLESS), "repair its pool"),
+        (None, "agent of west-1"),
+    ],
+)
+def test_nobody_is_forced_who_could_never_serve(
+    report: ReplicationStatus | None, says: str
+) -> None:
+    """Its node would refuse to stage it for ever, and the record would have moved."""
+    step = forced(volume(ALONE, west=report, force=WEST_TYPED), LOST)
+    assert waits_for(step) == "TargetDisk"
+    assert isinstance(step, Wait)
+    assert step.stuck
+    assert says in step.message
+
+
+@pytest.mark.parametrize("disk", [Disk.OUTDATED, Disk.CONSISTENT, Disk.UP_TO_DATE])
+def test_an_old_but_whole_replica_may_be_forced(disk: Disk) -> None:
+    step = forced(volume(ALONE, west=replace(DOWN, disk=disk), force=WEST_TYPED), LOST)
+    assert swaps_to(step) == ("west-1", "Forced")
 
 
 # -- leases ----------------------------------------------------------------------------------------

@@ -536,6 +536,57 @@ def test_a_forced_promotion_takes_a_snapshot_of_what_is_there_first_and_stays_on
     assert forced["forcedPromotions"][0]["snapshot"] == made.name
 
 
+WORD = {"node": "west-1", "volumeName": "v"}
+
+
+def test_a_used_force_says_so_and_counts_again_when_it_was_cleared() -> None:
+    forced = {"forcePrimaryUsed": "west-1", "replication": record("west-1", ("west-1",), epoch=2)}
+    still = plan(placed(forcePrimary=WORD, status=forced), replicas=sides())
+    assert "forcePrimaryUsed" not in status(still)
+    assert "spec.forcePrimary was carried out" in condition(still, "Ready")["message"]
+    diverged = plan(placed(forcePrimary=WORD, status=forced), replicas=sides(diverged=True))
+    assert "clear it and set it again" in condition(diverged, "Degraded")["message"]
+    cleared = status(plan(placed(status=forced), replicas=sides()))
+    assert cleared["forcePrimaryUsed"] is None
+    assert "forcePrimaryUsed" not in status(plan(placed(), replicas=sides()))
+
+
+def test_a_force_that_would_help_nobody_is_refused_with_the_reason_and_the_record_stays() -> None:
+    half = {"connection": "Connecting", "disk": "Inconsistent"}
+    gone = {"east-1": NodeEvidence("east-1", expired=True), "west-1": NodeEvidence("west-1")}
+    own = (side("east-1"), side("west-1", report=half))
+    made = plan(placed(("east-1",), forcePrimary=WORD), replicas=own, nodes=gone, rescue="s")
+    assert "replication" not in status(made)
+    assert creates(made) == {}
+    told = condition(made, "Progressing")
+    assert (told["status"], told["reason"]) == ("True", reasons.MOVING)
+    assert (
+        "forcing west-1 to be primary waits: the replica on west-1 is Inconsistent"
+        in (told["message"])
+    )
+
+
+@pytest.mark.parametrize("disk", ["Inconsistent", "Outdated", "Diskless"])
+def test_a_primary_whose_disk_cannot_serve_is_not_ready(disk: str) -> None:
+    alone = {"connection": "Connecting", "disk": disk, "peerDisk": "DUnknown"}
+    useless = plan(placed(("east-1",)), replicas=sides(**alone))
+    ready = condition(useless, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", reasons.DISK_UNUSABLE)
+    assert disk in ready["message"]
+    through = plan(placed(("west-1",)), replicas=sides(disk=disk))
+    assert condition(through, "Ready")["status"] == "True", "the other one's disk serves"
+
+
+def test_an_outdated_replica_that_a_person_chose_serves() -> None:
+    alone = {"connection": "Connecting", "disk": "Outdated", "peerDisk": "DUnknown"}
+    chosen = {
+        "replication": record("west-1", ("west-1",), epoch=2),
+        "forcedPromotions": [{"time": NOW, "node": "west-1", "epoch": 2}],
+    }
+    made = plan(placed(status=chosen), replicas=sides(**alone))
+    assert condition(made, "Ready")["status"] == "True"
+
+
 # -- growing, letting go ---------------------------------------------------------------------------
 
 

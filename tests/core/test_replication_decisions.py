@@ -318,3 +318,35 @@ def test_before_a_promotion_the_record_is_written() -> None:
     promotion = decide_promotion("a", BOTH, OFF)
     assert not promotion.allowed
     assert promotion.write == replace(BOTH, serial=6)
+
+
+OUTDATED = replace(OFF, disk=Disk.OUTDATED)
+LINKED = replace(WELL, role=DrbdRole.SECONDARY)
+
+
+@pytest.mark.parametrize(
+    ("record", "drbd", "forced", "allowed"),
+    [
+        (ALONE, OUTDATED, True, True),
+        (ALONE, OUTDATED, False, False),
+        (BOTH, OUTDATED, True, False),
+        (ALONE, replace(OFF, disk=Disk.INCONSISTENT), True, False),
+        (ALONE, replace(LINKED, disk=Disk.OUTDATED), True, False),
+        (ALONE, replace(LINKED, disk=Disk.OUTDATED, peer_disk=Disk.DISKLESS), True, True),
+        (replace(ALONE, primary="b"), OUTDATED, True, False),
+    ],
+)
+def test_an_outdated_replica_is_promoted_only_by_force_alone_and_without_a_newer_one(
+    record: ReplicationRecord, drbd: DrbdState, forced: bool, allowed: bool
+) -> None:
+    asked = decide_promotion("a", record, drbd, forced=forced)
+    assert (asked.write is not None) is allowed
+    assert not asked.allowed
+    won = decide_promotion("a", record, drbd, CasOutcome.WON, forced=forced)
+    assert (won.allowed, won.outdated) == (allowed, allowed)
+
+
+def test_what_is_whole_is_never_declared_so() -> None:
+    won = decide_promotion("a", ALONE, OFF, CasOutcome.WON, forced=True)
+    assert won.allowed
+    assert not won.outdated

@@ -108,11 +108,14 @@ def test_attachments_of_other_drivers_and_other_nodes_are_told_apart() -> None:
 
 
 class _Kube:
-    """What the runner calls, over the model. ``refuse``: plural that does not answer."""
+    """What the runner calls, over the model. ``refuse``: plurals that do not answer; ``stale``:
+    objects that somebody else writes all the time.
+    """
 
     def __init__(self, api: ModelApi) -> None:
         self.api = api
         self.refuse: set[str] = set()
+        self.stale: set[str] = set()
         self.calls: list[str] = []
 
     def _check(self, kind: Kind, verb: str) -> None:
@@ -142,6 +145,8 @@ class _Kube:
         self, kind: Kind, name: str, status: Mapping[str, Any], **guards: str
     ) -> Json:
         self._check(kind, "patch")
+        if name in self.stale:
+            raise ConflictError("somebody else wrote in between")
         return self.api.patch(kind.plural, name, {"status": status}, **guards)
 
     async def delete(self, kind: Kind, name: str, *, uid: str = "", **_: Any) -> None:
@@ -149,17 +154,13 @@ class _Kube:
         self.api.delete(kind.plural, name, uid)
 
 
-class _Rig:
+class FailoverRig:
     """Volume v is primary at east-1 and in sync at west-1; its pod runs at east-1."""
 
     def __init__(self) -> None:
         self.api, self.clock, self.leading = ModelApi(), [0.0], True
         for node in NODES:
-            self.api.create("nodes", {"metadata": {"name": node}, "spec": {}})
-            site = node.partition("-")[0]
-            spec = {"storageCluster": site, "pools": []}
-            self.api.create("storagenodes", {"metadata": {"name": node}, "spec": spec})
-            self.api.create("leases", {"metadata": {"name": node_lease_name(node)}, "spec": {}})
+            self._add_node(node)
         pair: Json = {"clusters": ["east", "west"], "mode": "Sync"}
         pair["failover"] = {"leaseDurationSeconds": 5, "stableSeconds": 0}
         self.api.create("replicationpairs", {"metadata": {"name": "metro"}, "spec": pair})
@@ -194,6 +195,7 @@ class _Rig:
         self.operator.triggers.on_volume = self.failover.volume_changed
         self.operator.triggers.on_replica = self.failover.replica_changed
         self.operator.world.attachments.on_change = self.failover.attachment_changed
+        self.operator.triggers.on_pair = self.failover.pair_changed
         self.hear_attachments()
 
     def hear_attachments(self) -> None:
@@ -201,18 +203,31 @@ class _Rig:
         for made in self.api.all("volumeattachments"):
             self.operator.world.attachments.put(made)
 
-    def _add_volume(self) -> None:
+    def _add_node(self, node: str) -> None:
+        self.api.create("nodes", {"metadata": {"name": node}, "spec": {}})
+        spec = {"storageCluster": node.partition("-")[0], "pools": []}
+        self.api.create("storagenodes", {"metadata": {"name": node}, "spec": spec})
+        self.api.create("leases", {"metadata": {"name": node_lease_name(node)}, "spec": {}})
+
+    def add_second(self) -> None:
+        """Another node at east with volume w."""
+        self._add_node("east-2")
+        self._add_volume("w", "east-2")
+        self.operator.deliver()
+
+    def _add_volume(self, name: str = "v", east: str = "east-1") -> None:
         spec = {"sizeBytes": GIB, "pool": "fast", "replicationPair": "metro"}
-        spec["publishedTo"] = ["east-1"]
-        record = {"epoch": 1, "serial": 2, "primary": "east-1", "inSync": list(NODES)}
-        status = {"sizeBytes": GIB, "placement": {"nodes": list(NODES)}, "replication": record}
+        spec["publishedTo"] = [east]
+        nodes = [east, "west-1"]
+        record = {"epoch": 1, "serial": 2, "primary": east, "inSync": nodes}
+        status = {"sizeBytes": GIB, "placement": {"nodes": nodes}, "replication": record}
         made = self.api.create(
-            "volumes", {"metadata": {"name": "v"}, "spec": spec, "status": status}
+            "volumes", {"metadata": {"name": name}, "spec": spec, "status": status}
         )
-        for node, peer in (NODES, NODES[::-1]):
+        for node, peer in (nodes, nodes[::-1]):
             link = {"minor": 1000, "port": 7000, "address": "a", "peerNode": peer}
             full = {
-                "volume": "v",
+                "volume": name,
                 "volumeUID": made["metadata"]["uid"],
                 "nodeName": node,
                 "storageCluster": node.partition("-")[0],
@@ -221,7 +236,7 @@ class _Rig:
                 "replication": {**link, "peerAddress": "b"},
             }
             report = {"connection": "Connected", "disk": "UpToDate", "peerDisk": "UpToDate"}
-            body = {"metadata": {"name": f"v.{node}"}, "spec": full}
+            body = {"metadata": {"name": f"{name}.{node}"}, "spec": full}
             self.api.create("volumereplicas", {**body, "status": {"replication": report}})
 
     def hear(self, node: str) -> None:
@@ -238,10 +253,10 @@ class _Rig:
                 self.hear(node)
             self.operator.liveness.contact()
 
-    def cut(self) -> None:
+    def cut(self, name: str = "v", connection: str = "WFConnection") -> None:
         """west-1 reports that the link is down."""
-        status = {"replication": {"connection": "WFConnection"}}
-        self.api.patch("volumereplicas", "v.west-1", {"status": status})
+        status = {"replication": {"connection": connection}}
+        self.api.patch("volumereplicas", f"{name}.west-1", {"status": status})
         self.operator.deliver()
 
     async def settle(self) -> None:
@@ -256,9 +271,8 @@ class _Rig:
     def list_leases(self) -> None:
         """What a process that just started learns; it waits the whole duration from now."""
         self.operator.deliver()
-        for node in NODES:
-            name = node_lease_name(node)
-            self.operator.liveness.observe(name, self.api.get("leases", name))
+        for lease in self.api.all("leases"):
+            self.operator.liveness.observe(lease["metadata"]["name"], lease)
 
     def tell_pair(self) -> None:
         """As the pair's plan does."""
@@ -285,20 +299,20 @@ class _Rig:
         told = self.operator.world.pair_news["metro"]["lastFailover"]["phases"]
         return {p["name"]: p.get("seconds") for p in told}
 
-    def primary(self) -> str:
-        return str(self.api.get("volumes", "v")["status"]["replication"]["primary"])
+    def primary(self, name: str = "v") -> str:
+        return str(self.api.get("volumes", name)["status"]["replication"]["primary"])
 
 
 @pytest.fixture
-def rig() -> _Rig:
-    made = _Rig()
+def rig() -> FailoverRig:
+    made = FailoverRig()
     for node in NODES:
         made.hear(node)
     made.pass_time(2, *NODES)
     return made
 
 
-async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -> None:
+async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: FailoverRig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
@@ -320,7 +334,7 @@ async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -
     assert phases[0]["seconds"] == 5.0
 
 
-async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: _Rig) -> None:
+async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: FailoverRig) -> None:
     """Made anew in the moment in which it was deleted, a pod would be sent there again."""
     closed_at_the_end = []
 
@@ -338,7 +352,7 @@ async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: _Rig) -> N
 
 
 async def test_a_race_for_the_node_object_does_not_leave_it_open(
-    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+    rig: FailoverRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mark is written first, and a node that is marked is not marked again."""
     lost, patch = 0, rig.kube.patch
@@ -362,7 +376,7 @@ async def test_a_race_for_the_node_object_does_not_leave_it_open(
     assert [(t["key"], t["effect"]) for t in taints] == [(TAINT_LOST, "NoSchedule")]
 
 
-async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: _Rig) -> None:
+async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: FailoverRig) -> None:
     for name, holder in (("attacher", "db"), ("resizer", "another-pod"), ("free", "")):
         spec = {"holderIdentity": holder, "leaseDurationSeconds": 8}
         rig.api.create("leases", {"metadata": {"name": name}, "spec": spec})
@@ -375,7 +389,7 @@ async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: _Rig) 
     assert holders == {"attacher": "", "resizer": "another-pod"}
 
 
-async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: _Rig) -> None:
+async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: FailoverRig) -> None:
     rig.cut()
     rig.pass_time(4, "west-1")
     await rig.settle()
@@ -383,7 +397,7 @@ async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: _Rig) -> N
     assert not [c for c in rig.kube.calls if not c.startswith("get")]
 
 
-async def test_a_standby_does_nothing(rig: _Rig) -> None:
+async def test_a_standby_does_nothing(rig: FailoverRig) -> None:
     rig.leading = False
     rig.cut()
     rig.pass_time(9, "west-1")
@@ -391,7 +405,7 @@ async def test_a_standby_does_nothing(rig: _Rig) -> None:
     assert rig.kube.calls == []
 
 
-async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: _Rig) -> None:
+async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: FailoverRig) -> None:
     rig.kube.refuse.add(LEASES.plural)
     rig.cut()
     rig.pass_time(9, "west-1")
@@ -399,7 +413,7 @@ async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: _Rig) -
     assert rig.primary() == "east-1"
 
 
-async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: _Rig) -> None:
+async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: FailoverRig) -> None:
     rig.cut()
     rig.pass_time(9, "west-1")
     rig.api.patch("leases", node_lease_name("east-1"), {"spec": {"beat": "unheard"}})
@@ -407,7 +421,7 @@ async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: _Rig) 
     assert rig.primary() == "east-1"
 
 
-async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: _Rig) -> None:
+async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: FailoverRig) -> None:
     rig.pass_time(9, "west-1")
     await rig.settle()
     assert rig.primary() == "east-1"
@@ -415,7 +429,7 @@ async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: _Rig) -> None:
     assert len(rig.api.all("pods")) == 1
 
 
-async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: _Rig) -> None:
+async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: FailoverRig) -> None:
     rig.cut()
     rig.api.patch("volumes", "v", {"status": {"usedBytes": 1}})  # not delivered: we are behind
     rig.pass_time(5, "west-1")
@@ -423,7 +437,7 @@ async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: _Rig)
     assert rig.primary() == "west-1"
 
 
-async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: _Rig) -> None:
+async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: FailoverRig) -> None:
     rig.cut()
     alone = {"epoch": 1, "serial": 3, "primary": "east-1", "inSync": ["east-1"]}
     rig.api.patch("volumes", "v", {"status": {"replication": alone}})  # not delivered
@@ -433,7 +447,7 @@ async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: _Rig
     assert len(rig.api.all("pods")) == 1
 
 
-async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
+async def test_a_returned_node_is_used_again(rig: FailoverRig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
@@ -447,14 +461,16 @@ async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
 # -- what is told of it, whoever leads -------------------------------------------------------------
 
 
-async def new_leader(rig: _Rig, after_seconds: int = 0) -> None:
+async def new_leader(rig: FailoverRig, after_seconds: int = 0) -> None:
     rig.clock[0] += after_seconds
     rig.start_operator()
     rig.list_leases()
     await rig.settle()
 
 
-async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: _Rig) -> None:
+async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(
+    rig: FailoverRig,
+) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     rig.kube.refuse |= {"pods", "volumeattachments"}
@@ -482,7 +498,9 @@ async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: 
     assert told["total"] == 21.0
 
 
-async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(rig: _Rig) -> None:
+async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(
+    rig: FailoverRig,
+) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
@@ -535,7 +553,7 @@ async def test_only_the_attachment_of_that_volume_at_the_new_node_ends_the_phase
 
 
 async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unknown(
-    rig: _Rig,
+    rig: FailoverRig,
 ) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
@@ -548,7 +566,7 @@ async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unkno
     assert told["evict"] is None
 
 
-async def test_what_was_told_to_its_end_is_not_begun_again(rig: _Rig) -> None:
+async def test_what_was_told_to_its_end_is_not_begun_again(rig: FailoverRig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()

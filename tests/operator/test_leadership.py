@@ -61,6 +61,19 @@ async def test_a_new_leader_looks_at_everything() -> None:
         assert Key("Volume", "v") in rig.operator.queue.due
 
 
+async def test_what_an_earlier_lead_remembered_is_forgotten_before_anything_is_looked_at() -> None:
+    async with _running() as rig:
+        seen: list[bool] = []
+        rig.operator.queue.due.clear()
+        rig.lead.on_start = lambda: seen.append(bool(rig.operator.queue.due))
+        for held in (True, False, True):
+            rig.keeper.held = held
+            rig.lead.leading()
+            await rig.turn()
+            rig.operator.queue.due.clear()
+        assert seen == [False, False]
+
+
 async def test_no_lead_starts_on_stores_that_nobody_kept_current() -> None:
     async with _running() as rig:
         rig.current, rig.keeper.held = False, True

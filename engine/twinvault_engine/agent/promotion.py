@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -11,9 +12,12 @@ from twinvault_core.fence import Promotion, decide_promotion
 from twinvault_core.model import VolumeReplica
 from twinvault_core.replication_state import DrbdState
 
-from .record_store import RecordStore
+from ..replication import Act
+from .record_store import Reading, RecordStore
 from .replication_storage import ReplicationStorage
 from .storage import StorageThreads
+
+logger = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
 WRITE_SECONDS = 3.0
@@ -49,6 +53,8 @@ class Promoter:
         while True:
             promotion = await self._decide(replica)
             if promotion.allowed:
+                if promotion.outdated:
+                    await self._accept_outdated(replica)
                 return
             if not promotion.read_again or asyncio.get_running_loop().time() >= deadline:
                 break
@@ -67,11 +73,17 @@ class Promoter:
                 " (kubectl describe volume)"
             )
         drbd = await self._observe(replica)
-        wanted = decide_promotion(self._node, record, drbd)
+        forced = _is_forced(self._node, reading)
+        wanted = decide_promotion(self._node, record, drbd, forced=forced)
         if wanted.write is None or reading is None:
             return wanted
         outcome = await self._records.swap(reading, wanted.write, timeout_seconds=WRITE_SECONDS)
-        return decide_promotion(self._node, record, drbd, outcome)
+        return decide_promotion(self._node, record, drbd, outcome, forced=forced)
+
+    async def _accept_outdated(self, replica: VolumeReplica) -> None:
+        logger.warning("volume %s: the outdated replica here counts by force", replica.volume)
+        work = partial(self._storage.act, replica.pool, replica.volume, Act.ACCEPT_OUTDATED)
+        await self._threads.run("accept_outdated", work)
 
     async def _observe(self, replica: VolumeReplica) -> DrbdState | None:
         work = partial(self._storage.observe_replica, replica.pool, replica.volume)
@@ -80,3 +92,10 @@ class Promoter:
         except NotFoundError:
             return None
         return facts.resource.state if facts.resource else None
+
+
+def _is_forced(node: str, reading: Reading | None) -> bool:
+    """Whether the record's epoch began with a person's word for this very node."""
+    if reading is None or reading.record is None:
+        return False
+    return reading.forced_to == node and reading.forced_epoch == reading.record.epoch

@@ -12,6 +12,8 @@ import hashlib
 import logging
 import threading
 
+from twinvault_core.ids import resync_copy_prefix
+
 from ..facts import SnapshotFacts
 from ..steps import step
 from .storage import Storage
@@ -26,17 +28,13 @@ def _digest(volume_id: str) -> str:
     return hashlib.sha256(volume_id.encode()).hexdigest()[:20]
 
 
-def resync_prefix(volume_id: str) -> str:
-    return f"resync-{_digest(volume_id)}-"
-
-
 def diverged_name(volume_id: str) -> str:
     return f"diverged-{_digest(volume_id)}"
 
 
 def is_resync_clone(facts: SnapshotFacts) -> bool:
     """Whether it is one that goes by itself."""
-    return facts.snapshot_id.startswith(resync_prefix(facts.volume_id))
+    return facts.snapshot_id.startswith(resync_copy_prefix(facts.volume_id))
 
 
 class SafetyClones:
@@ -60,7 +58,7 @@ class SafetyClones:
                 self._storage.erase_snapshot(pool, oldest.snapshot_id)
                 known = [facts for facts in known if facts is not oldest]
             used = {facts.snapshot_id for facts in known if facts.ready}
-            names = [f"{resync_prefix(volume_id)}{number}" for number in range(KEPT)]
+            names = [f"{resync_copy_prefix(volume_id)}{number}" for number in range(KEPT)]
             name = next(name for name in names if name not in used)
             step("clone before resync")
             self._storage.ensure_snapshot(pool, name, volume_id, volume_uid, quiesced=True)
