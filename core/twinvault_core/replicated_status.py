@@ -67,7 +67,7 @@ def is_force_used(volume: Volume) -> bool:
 
 def was_forced(volume: Volume, record: ReplicationRecord) -> bool:
     """Whether a person made the record's primary one, old as it is, and nobody else is whole."""
-    forced = volume.status.get("forcedPromotions") or ()
+    forced: list[Mapping[str, object]] = list(volume.status.get("forcedPromotions") or ())
     chosen = bool(forced) and forced[-1].get("epoch") == record.epoch
     return chosen and record.in_sync == {record.primary}
 

@@ -417,6 +417,34 @@ async def test_with_the_manual_policy_a_person_sees_what_it_costs_and_decides(
         ),
         "the approval to be used up",
     )
+    await _come_home_and_be_lost_again(sites)
+    metro = kinds.REPLICATION_PAIRS, "metro"
+    await sites.rig.wait(
+        *metro, lambda p: bool(p["status"].get("failoverPreview")), "the next preview"
+    )
+    assert (await sites.client.get(kinds.VOLUMES, "v"))["status"]["replication"]["epoch"] == 3
+    await sites.client.patch(*metro, {"spec": {"failover": {"approve": None}}})
+    await sites.rig.wait(
+        *metro, lambda p: "approvalUsed" not in p["status"], "the used approval to go"
+    )
+    await sites.client.patch(*metro, {"spec": {"failover": {"approve": "west"}}})
+    moved = await sites.wait_primary("v", "west-1")
+    assert moved["status"]["replication"]["epoch"] == 4
+
+
+async def _come_home_and_be_lost_again(sites: Sites) -> None:
+    """east-1 is back, equal and trusted; v is moved there by a drain; its power is cut again."""
+    sites.bring_back("east-1")
+    await sites.rig.wait(
+        kinds.VOLUMES,
+        "v",
+        lambda v: set(v["status"]["replication"]["inSync"]) == BOTH and is_ready(v),
+        "both in sync again",
+    )
+    await sites.rig.wait(kinds.NODES, "east-1", lambda n: not is_tainted(n), "the taint to go")
+    await sites.client.patch(kinds.VOLUMES, "v", {"spec": {"publishedTo": ["east-1"]}})
+    await sites.wait_primary("v", "east-1")
+    sites.lose("east-1")
 
 
 async def test_a_leader_that_dies_with_the_node_costs_nothing_but_its_lease(
