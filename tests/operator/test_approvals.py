@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.operator.test_failover import NODES, FailoverRig, new_leader
+from tests.operator.test_failover import NODES, _Rig, new_leader
 from twinvault_core.ids import node_lease_name
 from twinvault_operator.work_queue import Key
 
 PAIR = Key("ReplicationPair", "metro")
 
 
-class ManualRig(FailoverRig):
+class ManualRig(_Rig):
     """As it comes, and the pair's own plan keeps its status."""
 
     def __init__(self) -> None:

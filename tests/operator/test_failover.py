@@ -154,7 +154,7 @@ class _Kube:
         self.api.delete(kind.plural, name, uid)
 
 
-class FailoverRig:
+class _Rig:
     """Volume v is primary at east-1 and in sync at west-1; its pod runs at east-1."""
 
     def __init__(self) -> None:
@@ -304,15 +304,15 @@ class FailoverRig:
 
 
 @pytest.fixture
-def rig() -> FailoverRig:
-    made = FailoverRig()
+def rig() -> _Rig:
+    made = _Rig()
     for node in NODES:
         made.hear(node)
     made.pass_time(2, *NODES)
     return made
 
 
-async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: FailoverRig) -> None:
+async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
@@ -334,7 +334,7 @@ async def test_a_lost_primary_is_swapped_marked_tainted_and_emptied(rig: Failove
     assert phases[0]["seconds"] == 5.0
 
 
-async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: FailoverRig) -> None:
+async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: _Rig) -> None:
     """Made anew in the moment in which it was deleted, a pod would be sent there again."""
     closed_at_the_end = []
 
@@ -352,7 +352,7 @@ async def test_the_lost_node_is_closed_before_its_pods_are_ended(rig: FailoverRi
 
 
 async def test_a_race_for_the_node_object_does_not_leave_it_open(
-    rig: FailoverRig, monkeypatch: pytest.MonkeyPatch
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mark is written first, and a node that is marked is not marked again."""
     lost, patch = 0, rig.kube.patch
@@ -376,7 +376,7 @@ async def test_a_race_for_the_node_object_does_not_leave_it_open(
     assert [(t["key"], t["effect"]) for t in taints] == [(TAINT_LOST, "NoSchedule")]
 
 
-async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: FailoverRig) -> None:
+async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: _Rig) -> None:
     for name, holder in (("attacher", "db"), ("resizer", "another-pod"), ("free", "")):
         spec = {"holderIdentity": holder, "leaseDurationSeconds": 8}
         rig.api.create("leases", {"metadata": {"name": name}, "spec": spec})
@@ -389,7 +389,7 @@ async def test_the_leads_that_were_lost_with_a_node_are_free_at_once(rig: Failov
     assert holders == {"attacher": "", "resizer": "another-pod"}
 
 
-async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: FailoverRig) -> None:
+async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(4, "west-1")
     await rig.settle()
@@ -397,7 +397,7 @@ async def test_nothing_is_done_a_moment_before_the_lease_ran_out(rig: FailoverRi
     assert not [c for c in rig.kube.calls if not c.startswith("get")]
 
 
-async def test_a_standby_does_nothing(rig: FailoverRig) -> None:
+async def test_a_standby_does_nothing(rig: _Rig) -> None:
     rig.leading = False
     rig.cut()
     rig.pass_time(9, "west-1")
@@ -405,7 +405,7 @@ async def test_a_standby_does_nothing(rig: FailoverRig) -> None:
     assert rig.kube.calls == []
 
 
-async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: FailoverRig) -> None:
+async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: _Rig) -> None:
     rig.kube.refuse.add(LEASES.plural)
     rig.cut()
     rig.pass_time(9, "west-1")
@@ -413,7 +413,7 @@ async def test_without_a_read_that_proves_the_silence_nothing_moves(rig: Failove
     assert rig.primary() == "east-1"
 
 
-async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: FailoverRig) -> None:
+async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(9, "west-1")
     rig.api.patch("leases", node_lease_name("east-1"), {"spec": {"beat": "unheard"}})
@@ -421,7 +421,7 @@ async def test_a_lease_that_was_renewed_unheard_is_found_by_the_read(rig: Failov
     assert rig.primary() == "east-1"
 
 
-async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: FailoverRig) -> None:
+async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: _Rig) -> None:
     rig.pass_time(9, "west-1")
     await rig.settle()
     assert rig.primary() == "east-1"
@@ -429,7 +429,7 @@ async def test_a_silent_agent_with_its_link_up_is_left_alone(rig: FailoverRig) -
     assert len(rig.api.all("pods")) == 1
 
 
-async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: FailoverRig) -> None:
+async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: _Rig) -> None:
     rig.cut()
     rig.api.patch("volumes", "v", {"status": {"usedBytes": 1}})  # not delivered: we are behind
     rig.pass_time(5, "west-1")
@@ -437,7 +437,7 @@ async def test_a_swap_that_met_another_writer_is_planned_anew_at_once(rig: Failo
     assert rig.primary() == "west-1"
 
 
-async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: FailoverRig) -> None:
+async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: _Rig) -> None:
     rig.cut()
     alone = {"epoch": 1, "serial": 3, "primary": "east-1", "inSync": ["east-1"]}
     rig.api.patch("volumes", "v", {"status": {"replication": alone}})  # not delivered
@@ -447,7 +447,7 @@ async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: Fail
     assert len(rig.api.all("pods")) == 1
 
 
-async def test_a_returned_node_is_used_again(rig: FailoverRig) -> None:
+async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
@@ -461,7 +461,7 @@ async def test_a_returned_node_is_used_again(rig: FailoverRig) -> None:
 # -- what is told of it, whoever leads -------------------------------------------------------------
 
 
-async def new_leader(rig: FailoverRig, after_seconds: int = 0) -> None:
+async def new_leader(rig: _Rig, after_seconds: int = 0) -> None:
     rig.clock[0] += after_seconds
     rig.start_operator()
     rig.list_leases()
@@ -469,7 +469,7 @@ async def new_leader(rig: FailoverRig, after_seconds: int = 0) -> None:
 
 
 async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(
-    rig: FailoverRig,
+    rig: _Rig,
 ) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
@@ -499,7 +499,7 @@ async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(
 
 
 async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(
-    rig: FailoverRig,
+    rig: _Rig,
 ) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
@@ -553,7 +553,7 @@ async def test_only_the_attachment_of_that_volume_at_the_new_node_ends_the_phase
 
 
 async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unknown(
-    rig: FailoverRig,
+    rig: _Rig,
 ) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
@@ -566,7 +566,7 @@ async def test_an_eviction_that_a_lost_leader_finished_but_did_not_tell_is_unkno
     assert told["evict"] is None
 
 
-async def test_what_was_told_to_its_end_is_not_begun_again(rig: FailoverRig) -> None:
+async def test_what_was_told_to_its_end_is_not_begun_again(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
