@@ -468,9 +468,7 @@ async def new_leader(rig: _Rig, after_seconds: int = 0) -> None:
     await rig.settle()
 
 
-async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(
-    rig: _Rig,
-) -> None:
+async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     rig.kube.refuse |= {"pods", "volumeattachments"}
@@ -498,9 +496,7 @@ async def test_a_leader_that_was_lost_right_after_the_swap_loses_no_figure(
     assert told["total"] == 21.0
 
 
-async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(
-    rig: _Rig,
-) -> None:
+async def test_a_phase_that_ended_while_nobody_led_is_unknown_and_never_wrong(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
