@@ -75,7 +75,8 @@ def choose_operators_phases(
     pairs: Sequence[Mapping[str, Any]], lost: str, struck_at: float
 ) -> dict[str, float]:
     """Phase -> seconds, each by itself, of the failover away from ``lost`` that was told since
-    ``struck_at``, seconds of time.time(); nothing while there is none.
+    ``struck_at``, seconds of time.time(); nothing while there is none. A phase that no operator saw
+    to its end has no figure.
     """
     for pair in pairs:
         last = pair.get("status", {}).get("lastFailover") or {}
@@ -83,7 +84,8 @@ def choose_operators_phases(
             continue
         # Told in whole seconds.
         if datetime.fromisoformat(last["time"]).timestamp() >= struck_at - 1.0:
-            return {p["name"]: float(p["seconds"]) for p in last.get("phases", ())}
+            phases = last.get("phases", ())
+            return {p["name"]: float(p["seconds"]) for p in phases if "seconds" in p}
     return {}
 
 

@@ -21,6 +21,8 @@ STORAGE_NODE = "StorageNode"
 REPLICATION_PAIR = "ReplicationPair"
 NODE = "Node"
 """Of Kubernetes."""
+POD = "Pod"
+"""Of Kubernetes."""
 
 
 @dataclass(frozen=True)

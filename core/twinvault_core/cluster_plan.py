@@ -30,8 +30,9 @@ from .placement import Candidate
 @dataclass(frozen=True)
 class KubeNode:
     """A node of Kubernetes. ``internal_ip`` is empty while kubelet has not said it; ``taints``:
-    effects of our out-of-service taints on it. ``every_taint``: (key, value, effect) of all that
-    it has; ``unschedulable``: cordoned.
+    effects of our out-of-service taints on it; ``resyncing``: of our taint of that name, and since
+    when it has it (RFC 3339). ``every_taint``: (key, value, effect) of all that it has;
+    ``unschedulable``: cordoned.
     """
 
     name: str
@@ -41,6 +42,8 @@ class KubeNode:
     taints: frozenset[str] = frozenset()
     unschedulable: bool = False
     every_taint: tuple[tuple[str, str, str], ...] = ()
+    resyncing: frozenset[str] = frozenset()
+    resyncing_since: str = ""
 
 
 @dataclass(frozen=True)

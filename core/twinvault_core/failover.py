@@ -24,6 +24,7 @@ from .failover_view import (
     Policy,
     Swap,
     Taint,
+    TaintResyncing,
     Untaint,
     VolumeEvidence,
     Wait,
@@ -36,11 +37,15 @@ from .replication_state import DrbdRole
 SOON_SECONDS = 1.0
 LATER_SECONDS = 10.0
 DEFAULT_STABLE_SECONDS = 60.0
+MOST_NAMES = 5
 EMPTY_SECONDS = 15.0
 """A node must be silent for so long before it is put out of service; nobody waits for that."""
-_EVICTS = "NoExecute"
 _MOVES_LATER = frozenset({"BothLost", "TargetDisk", "TargetNotStable"})
 """Obstacles after which an approved failover goes on by itself."""
+RESYNCING_CLOSED_SECONDS = 600.0
+"""So long nothing starts on a node whose volumes are not in sync there yet; a resync may take days,
+and such a node is better than none."""
+_EVICTS, _CLOSES = "NoExecute", "NoSchedule"
 
 Nodes = Mapping[str, NodeEvidence]
 
@@ -80,7 +85,7 @@ def plan_node_failover(view: NodeView) -> tuple[FailoverStep, ...]:
     if me.expired and not me.marked and (swaps or evictions):
         text = f"its Lease ran out; silent for {me.silent_seconds:.1f} s"
         mark = (MarkLost(me.name, text, choose_retry(view.attempt)),)
-    back = () if me.expired else _plan_return(view, me)
+    back = _plan_parting(view, me) if me.expired else _plan_return(view, me)
     return (*swaps, *mark, *evictions, *back, *waits)
 
 
@@ -217,9 +222,17 @@ def _plan_eviction(
     going, staying = _choose_pods(view, stale)
     retry = choose_retry(view.attempt)
     text = f"its volumes are primary elsewhere since {view.node} was lost"
-    epochs = {e.name: e.record.epoch for e in view.volumes if e.record is not None}
+    records = {e.name: e.record for e in view.volumes if e.record is not None}
     steps: list[FailoverStep] = [
-        DeletePod(p, text, {v: epochs[v] for v in p.volumes}, me.expired, retry) for p in going
+        DeletePod(
+            pod,
+            text,
+            {v: records[v].epoch for v in pod.volumes},
+            me.expired,
+            retry,
+            {v: records[v].primary for v in pod.volumes},
+        )
+        for pod in going
     ]
     kept = {name for pod in staying for name in pod.volumes}
     steps += [
@@ -236,7 +249,10 @@ def _plan_eviction(
     if not me.expired:
         return tuple(steps)
     gone = [a for a in _here(view) if a.volume in fenced and a.volume not in kept]
-    steps += [DeleteVolumeAttachment(a, text, epochs[a.volume], retry) for a in gone]
+    steps += [
+        DeleteVolumeAttachment(a, text, records[a.volume].epoch, retry, records[a.volume].primary)
+        for a in gone
+    ]
     if (going or gone) and not me.taints and _all_ours(view):
         steps.insert(0, Taint(me.name, False, "its volumes are served elsewhere", retry))
     return tuple(steps) or _plan_emptying(view, me, fenced)
@@ -306,9 +322,11 @@ def _all_fenced(view: NodeView, fenced: frozenset[str]) -> bool:
 
 
 def _plan_return(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
-    """A node that was lost is used again when it has let go of everything and stayed well."""
+    """A node that was lost is used again when it has let go of everything and stayed well, and
+    nothing is sent there before its volumes are in sync.
+    """
     if not me.marked and not me.taints:
-        return ()
+        return _plan_opening(view, me) if me.resyncing else ()
     for evidence in view.volumes:
         holds = _still_holds(evidence, me.name)
         if holds:
@@ -318,8 +336,55 @@ def _plan_return(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
         left = stable - me.well_seconds
         text = f"it is used again when it has been well for another {left:.0f} s"
         return (Wait(me.name, "NotStable", text, min(left, LATER_SECONDS)),)
-    text = f"well for {me.well_seconds:.0f} s"
-    return (Untaint(me.name, text, choose_retry(view.attempt)),)
+    return _plan_opening(view, me)
+
+
+def _plan_opening(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
+    """Why it stays closed while it is brought up to date:
+
+    1. The node is well, and nothing keeps a pod away that would rather be there.
+    2. The pod is sent there; its volume is not given to a replica that misses writes.
+    3. So it waits for the whole resync, though the other site could serve it.
+    """
+    behind, retry = _find_behind(view), choose_retry(view.attempt)
+    if not behind:
+        return (Untaint(me.name, f"well for {me.well_seconds:.0f} s", retry),)
+    what = f"not in sync there yet: {_shorten(behind)}"
+    if me.marked or me.taints:
+        text = f"well again, {what}; nothing is sent there until then"
+        return (TaintResyncing(me.name, True, text, retry),)
+    if _CLOSES not in me.resyncing:
+        return (Wait(me.name, "Resyncing", what, LATER_SECONDS),)
+    left = RESYNCING_CLOSED_SECONDS - me.resyncing_seconds
+    if left > 0:
+        return (Wait(me.name, "Resyncing", what, min(left, LATER_SECONDS)),)
+    text = f"{what}; what finds no room elsewhere may start there"
+    return (TaintResyncing(me.name, False, text, retry),)
+
+
+def _plan_parting(view: NodeView, me: NodeEvidence) -> tuple[FailoverStep, ...]:
+    """Of a silent node that no replica is on any more nobody waits for a resync."""
+    if view.volumes or not me.resyncing or me.marked or me.taints:
+        return ()
+    return (Untaint(me.name, "it has no volume of a pair", choose_retry(view.attempt)),)
+
+
+def _find_behind(view: NodeView) -> tuple[str, ...]:
+    """Volumes whose replica on the node misses writes, and that are served elsewhere."""
+    return tuple(
+        e.name
+        for e in view.volumes
+        if e.record is not None
+        and not e.volume.meta.deleting
+        and e.replica(view.node) is not None
+        and view.node not in (e.record.primary, *e.record.in_sync)
+        and view.node in (e.record.nodes or (view.node,))
+    )
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _still_holds(evidence: VolumeEvidence, node: str) -> str:

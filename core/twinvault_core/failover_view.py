@@ -85,7 +85,8 @@ class NodeEvidence:
     ``expired``: its Lease was not renewed for longer than the lease duration. ``well_seconds``: for
     how long we have seen it renewed without a gap. ``marked``: it was lost before and is not
     trusted again; this is kept in the API, so that a new leader knows it. ``taints``: the effects
-    of our out-of-service taints on it.
+    of our out-of-service taints on it. ``resyncing``: of our taint of that name, which it has for
+    ``resyncing_seconds``.
     """
 
     name: str
@@ -95,6 +96,8 @@ class NodeEvidence:
     well_seconds: float = 0.0
     marked: bool = False
     taints: frozenset[str] = frozenset()
+    resyncing: frozenset[str] = frozenset()
+    resyncing_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -238,8 +241,9 @@ class Taint:
 class DeletePod:
     """By UID; its volumes are fenced already. ``force``: with grace period 0, its node is lost.
 
-    ``epochs``: of each of its volumes' records. A leader that is one no more may hold an old view:
-    right before deleting, each record is read from the API server and must have that epoch still.
+    ``epochs`` and ``primaries``: of each of its volumes' records. A leader that is one no more may
+    hold an old view: right before deleting, each record is read from the API server and must be so
+    still.
     """
 
     pod: PodUse
@@ -247,16 +251,18 @@ class DeletePod:
     epochs: Mapping[str, int] = field(default_factory=dict)
     force: bool = True
     retry: Retry = Retry()
+    primaries: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeleteVolumeAttachment:
-    """And its finalizer: the node's driver cannot answer for it. ``epoch`` as with DeletePod."""
+    """And its finalizer: the node's driver cannot answer for it. The record as with DeletePod."""
 
     attachment: Attachment
     message: str
     epoch: int = 0
     retry: Retry = Retry()
+    primary: str = ""
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,19 @@ class Untaint:
     """Take taint and mark off: the node is used again."""
 
     node: str
+    message: str
+    retry: Retry = Retry()
+
+
+@dataclass(frozen=True)
+class TaintResyncing:
+    """Take the mark off, and put ``twinvault.io/resyncing`` in place of every other taint of ours:
+    a pod that was sent there would find its volume not in sync. ``strict``: nothing new starts
+    there; otherwise only where nothing else has room.
+    """
+
+    node: str
+    strict: bool
     message: str
     retry: Retry = Retry()
 
@@ -279,4 +298,7 @@ class Wait:
     stuck: bool = False
 
 
-FailoverStep = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint | Wait
+FailoverWork = (
+    Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | TaintResyncing | Untaint
+)
+FailoverStep = FailoverWork | Wait

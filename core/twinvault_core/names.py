@@ -51,6 +51,8 @@ TAINT_VALUE: Final = "twinvault"
 """Value of the taint, so that ours is told from one that a person put on."""
 TAINT_LOST: Final = "twinvault.io/lost"
 """NoSchedule, while the node is lost or not yet well for long enough: its pods start elsewhere."""
+TAINT_RESYNCING: Final = "twinvault.io/resyncing"
+"""On a node that was lost and is well again, while volumes are not in sync there yet."""
 TAINT_DRILL: Final = "twinvault.io/drill"
 """NoSchedule on a node that a drill is emptying of the chosen pods; the value names the pair."""
 

@@ -74,6 +74,8 @@ DIVERGED: Final = "Diverged"
 """Both replicas hold writes that the other lacks: a person must choose."""
 MOVING: Final = "Moving"
 """The primary is to move to another node and waits for something (Progressing)."""
+FAILOVER_STUCK: Final = "FailoverStuck"
+"""A step of a failover fails again and again; it is tried on (Progressing)."""
 FIRST_SYNC: Final = "FirstSync"
 """The two replicas of a new volume are becoming equal (Progressing, Ready=False)."""
 

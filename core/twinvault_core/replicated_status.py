@@ -53,6 +53,9 @@ def judge_replicated(
     if state is None:
         state = _judge_serving(view, volume, record, growth, now=now)
     state = _note_used_force(volume, state)
+    if view.stuck:
+        busy = Condition(PROGRESSING, True, reasons.FAILOVER_STUCK, view.stuck)
+        return replace(state, progressing=busy)
     if not moving:
         return state
     # What keeps it from serving stands in Ready; here is what the move that was asked for lacks.
@@ -209,8 +212,8 @@ def _describe_stall(record: ReplicationRecord, report: ReplicationStatus) -> str
 
 
 def _next_step(view: VolumeView, record: ReplicationRecord) -> str:
-    if view.failover:
-        return view.failover
+    if view.failover or view.stuck:
+        return view.failover or view.stuck
     others = sorted(record.in_sync - {record.primary})
     if others:
         return f"{others[0]} takes over as soon as it reports that the link is down"

@@ -258,6 +258,7 @@ _TOLD_AS_WARNING = frozenset(
         reasons.PEER_NOT_IN_SYNC,
         reasons.LINK_DOWN,
         reasons.FROZEN,
+        reasons.STALLED,
         reasons.DIVERGED,
     }
 )
@@ -282,7 +283,16 @@ def _tell(volume: Volume, state: VolumeState, refusal: Refusal | None) -> tuple[
     return _tell_change(volume, news, warning=False)
 
 
-_QUIET = frozenset({reasons.CREATING, reasons.FIRST_SYNC, reasons.IDLE, reasons.HEALTHY})
+# A failover tells itself of what is stuck: the write of this status may be what fails.
+_QUIET = frozenset(
+    {
+        reasons.CREATING,
+        reasons.FIRST_SYNC,
+        reasons.IDLE,
+        reasons.HEALTHY,
+        reasons.FAILOVER_STUCK,
+    }
+)
 
 
 def _tell_change(

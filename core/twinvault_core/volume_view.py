@@ -21,7 +21,8 @@ class VolumeView:
     For a replicated volume: ``addresses`` of its nodes in the replication network as far as they
     are known, ``claims`` of device numbers that name it (or an earlier volume of its name),
     ``free_number`` the next one that nobody has, ``failover`` why the loss of its primary was not
-    answered yet, ``nodes`` what was watched of its nodes, ``rescue`` the name of a Snapshot that
+    answered yet, ``stuck`` which step of a failover fails again and again, ``nodes`` what was
+    watched of its nodes, ``rescue`` the name of a Snapshot that
     was taken for a forced promotion and is ready.
 
     ``leaving``: of the nodes that hold it, those that a person wants to be empty (evacuate, or lost
@@ -42,6 +43,7 @@ class VolumeView:
     claims: tuple[Claim, ...] = ()
     free_number: int | None = None
     failover: str = ""
+    stuck: str = ""
     nodes: Mapping[str, NodeEvidence] = field(default_factory=dict)
     rescue: str = ""
     leaving: frozenset[str] = frozenset()

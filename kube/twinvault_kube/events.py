@@ -38,20 +38,21 @@ class EventRecorder:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         key = "\0".join((meta.get("uid", ""), reason, message, self._source.component))
         name = f"{meta['name'][:180]}.{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        namespace = meta.get("namespace") or CLUSTER_EVENT_NAMESPACE
         body = self._body(obj, name, reason, message, warning, now)
         try:
             # Most things happen once: a look before each would double the calls.
-            await self._client.create(EVENTS, body, CLUSTER_EVENT_NAMESPACE)
+            await self._client.create(EVENTS, body, namespace)
         except AlreadyExistsError:
-            await self._count_again(name, now)
+            await self._count_again(name, namespace, now)
         except TwinvaultError as error:
             logger.info("event %s of %s not recorded: %s", reason, meta["name"], error.message)
 
-    async def _count_again(self, name: str, now: str) -> None:
+    async def _count_again(self, name: str, namespace: str, now: str) -> None:
         try:
-            known = await self._client.get(EVENTS, name, CLUSTER_EVENT_NAMESPACE)
+            known = await self._client.get(EVENTS, name, namespace)
             patch = {"count": int(known.get("count") or 1) + 1, "lastTimestamp": now}
-            await self._client.patch(EVENTS, name, patch, namespace=CLUSTER_EVENT_NAMESPACE)
+            await self._client.patch(EVENTS, name, patch, namespace=namespace)
         except TwinvaultError as error:
             logger.info("event %s not counted again: %s", name, error.message)
 
@@ -59,14 +60,20 @@ class EventRecorder:
         self, obj: Json, name: str, reason: str, message: str, warning: bool, now: str
     ) -> Json:
         meta = obj["metadata"]
+        involved = {
+            "apiVersion": obj.get("apiVersion", ""),
+            "kind": obj.get("kind", ""),
+            "name": meta["name"],
+            "uid": meta.get("uid", ""),
+        }
+        if meta.get("namespace"):
+            involved["namespace"] = meta["namespace"]
         return {
-            "metadata": {"name": name, "namespace": CLUSTER_EVENT_NAMESPACE},
-            "involvedObject": {
-                "apiVersion": obj.get("apiVersion", ""),
-                "kind": obj.get("kind", ""),
-                "name": meta["name"],
-                "uid": meta.get("uid", ""),
+            "metadata": {
+                "name": name,
+                "namespace": meta.get("namespace") or CLUSTER_EVENT_NAMESPACE,
             },
+            "involvedObject": involved,
             "reason": reason,
             "message": message[:MAX_MESSAGE_CHARACTERS],
             "type": "Warning" if warning else "Normal",

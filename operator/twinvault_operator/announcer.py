@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 
-from twinvault_core.actions import Tell
+from twinvault_core.actions import POD, Tell
 from twinvault_core.names import API_VERSION
 from twinvault_kube.events import EventRecorder
 
@@ -62,9 +62,13 @@ class Announcer:
     async def write_one(self) -> None:
         event = self._waiting.popleft()
         obj = {
-            "apiVersion": API_VERSION,
+            "apiVersion": "v1" if event.kind == POD else API_VERSION,
             "kind": event.kind,
-            "metadata": {"name": event.meta.name, "uid": event.meta.uid},
+            "metadata": {
+                "name": event.meta.name,
+                "namespace": event.meta.namespace,
+                "uid": event.meta.uid,
+            },
         }
         self._metrics.events.labels(event.kind, event.reason).inc()
         await self._recorder.record(obj, event.reason, event.message, warning=event.warning)

@@ -19,11 +19,14 @@ from twinvault_core.failover_view import (
     DeletePod,
     DeleteVolumeAttachment,
     FailoverStep,
+    FailoverWork,
     NodeView,
     Swap,
+    Untaint,
     Wait,
     choose_retry,
 )
+from twinvault_core.failover_words import describe_subject
 from twinvault_core.ids import node_lease_name
 from twinvault_core.model import Volume, VolumeReplica
 from twinvault_core.replicated_status import is_replicated
@@ -33,7 +36,7 @@ from twinvault_kube.kinds import LEASES
 from .attachments import Attached
 from .evidence import NOBODY, Users, find_replicated_nodes, observe_failover
 from .failover_report import FailoverReport
-from .failover_steps import FailoverSteps, Outcome, Work
+from .failover_steps import FailoverSteps, Outcome, Result
 from .world import World
 
 logger = logging.getLogger(__name__)
@@ -44,7 +47,9 @@ FRESH_SECONDS = 1.0
 """A proof of silence is repeated before more is done on it than this old."""
 STALE_SECONDS = 0.02
 LOOK_AGAIN_SECONDS = 15.0
-"""A lost node is looked at again so often although nothing was heard."""
+"""A node that is lost, or has a mark or taint of ours, is looked at so often although nothing was
+heard: an earlier leader may have left it.
+"""
 IDLE_SECONDS = 30.0
 
 
@@ -145,7 +150,10 @@ class Failover:
     def _start_what_is_due(self) -> float:
         """Starts a task for each node that is due; the seconds until the next one is."""
         world, now = self._world, self._world.liveness.monotonic()
-        nodes = find_replicated_nodes(world) | self._find_marked()
+        marked = self._find_marked()
+        for node in marked:
+            self._due.setdefault(node, now + LOOK_AGAIN_SECONDS)
+        nodes = find_replicated_nodes(world) | marked
         world.liveness.gap_seconds = min((world.lease_seconds(n) for n in nodes), default=5.0)
         soonest = now + IDLE_SECONDS
         for node in nodes:
@@ -170,7 +178,7 @@ class Failover:
     def _find_marked(self) -> set[str]:
         """Nodes that a failover left a mark on, maybe of an operator before us."""
         world = self._world
-        tainted = {node.name for node in world.nodes.values() if node.taints}
+        tainted = {n.name for n in world.nodes.values() if n.taints or n.resyncing}
         names = tainted | set(world.storage_nodes.names())
         return {n for n in names if n in tainted or world.observe_node(n).marked}
 
@@ -208,9 +216,11 @@ class Failover:
             if not work and (not needs_users or users is not NOBODY):
                 self._rest(view, waits)
                 return
-            outcomes, listed = await self._do(view, work, needs_users)
+            results, listed = await self._do(view, work, needs_users)
+            self._tell_failing(view, work, results, before)
+            outcomes = {result.outcome for result in results}
             users = listed or users
-            same = frozenset(_subject(s) for s in work)
+            same = frozenset(describe_subject(s) for s in work)
             stuck = bool(work) and (Outcome.FAILED in outcomes or same == before)
             attempt, before = (attempt + 1 if stuck else 0), same
             if stuck or (needs_users and listed is None):
@@ -219,8 +229,8 @@ class Failover:
                 await asyncio.sleep(STALE_SECONDS)
 
     async def _do(
-        self, view: NodeView, work: list[Work], needs_users: bool
-    ) -> tuple[frozenset[Outcome], Users | None]:
+        self, view: NodeView, work: list[FailoverWork], needs_users: bool
+    ) -> tuple[list[Result], Users | None]:
         """All steps side by side, and who uses the volumes of the lost node: meanwhile, when
         nothing of that is being removed, else afterwards.
         """
@@ -231,7 +241,7 @@ class Failover:
             self._report.acting(view.node)
         results = await asyncio.gather(*(self._steps.do(step) for step in work))
         ended = zip(work, results, strict=True)
-        won = [s for s, how in ended if isinstance(s, Swap) and how is Outcome.DONE]
+        won = [s for s, r in ended if isinstance(s, Swap) and r.outcome is Outcome.DONE]
         if won:
             self._report.swapped(view, won)
         users = None
@@ -239,10 +249,29 @@ class Failover:
             users = await (listing or self._steps.list_users(view.node))
         if users is not None:
             self._world.attachments.handles = users.handles
-        return frozenset(results), users
+        return results, users
+
+    def _tell_failing(
+        self,
+        view: NodeView,
+        work: list[FailoverWork],
+        results: list[Result],
+        before: frozenset[str],
+    ) -> None:
+        """What failed so often that a person should look: also what was done, and is to be done
+        again as in the round ``before``.
+        """
+        failing = [
+            (step, result.problem)
+            for step, result in zip(work, results, strict=True)
+            if step.retry.stuck and (result.problem or describe_subject(step) in before)
+        ]
+        for event in self._report.failing(view, failing):
+            self._steps.tell(event)
 
     def _rest(self, view: NodeView, waits: list[Wait]) -> None:
         me = view.nodes[view.node]
+        self._report.failing(view, [])
         self._report.evicted(view.node)
         if me.expired:
             self._plan_look(view.node, LOOK_AGAIN_SECONDS)
@@ -305,16 +334,4 @@ def _is_cut_off(view: NodeView) -> bool:
 
 def _is_mild(step: FailoverStep) -> bool:
     """Steps that may be done although the node may work."""
-    return isinstance(step, Wait | Swap)
-
-
-def _subject(step: Work) -> str:
-    """What a step is about: doing the same again at once would be a busy loop."""
-    name = type(step).__name__
-    if isinstance(step, Swap):
-        return f"{name} {step.volume.meta.name} {step.volume.meta.resource_version}"
-    if isinstance(step, DeletePod):
-        return f"{name} {step.pod.uid}"
-    if isinstance(step, DeleteVolumeAttachment):
-        return f"{name} {step.attachment.name}"
-    return f"{name} {step.node}"
+    return isinstance(step, Wait | Swap | Untaint)

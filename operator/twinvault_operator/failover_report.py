@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from twinvault_core.actions import REPLICATION_PAIR
+from twinvault_core import reasons
+from twinvault_core.actions import REPLICATION_PAIR, STORAGE_NODE, VOLUME, Tell
 from twinvault_core.failover_phases import UNKNOWN
-from twinvault_core.failover_view import NodeView, Policy, Swap, VolumeEvidence, Wait
+from twinvault_core.failover_view import (
+    STUCK_AFTER_ATTEMPTS,
+    FailoverWork,
+    NodeView,
+    Policy,
+    Swap,
+    VolumeEvidence,
+    Wait,
+)
+from twinvault_core.failover_words import describe_stuck, find_volumes
+from twinvault_core.model import Meta
 from twinvault_core.replication_state import DrbdRole
 from twinvault_core.switchover import preview_failover
 
@@ -169,6 +180,32 @@ class FailoverReport:
                 self._queue.add(Key("Volume", name))
         asked = {w.subject for w in waits if w.reason == "ApprovalNeeded"}
         self._preview(view, [e for e in view.volumes if _is_manual(e)], asked)
+
+    def failing(
+        self, view: NodeView, steps: Sequence[tuple[FailoverWork, str]]
+    ) -> tuple[Tell, ...]:
+        """Put what fails again and again, and why, into the status of the volumes that wait for it,
+        and take out what does not; the Events that tell of what is new.
+        """
+        texts: dict[str, str] = {}
+        told: list[Tell] = []
+        for step, problem in steps:
+            text = describe_stuck(step, problem)
+            texts.update(dict.fromkeys(find_volumes(step), text))
+            if not find_volumes(step) and step.retry.attempt == STUCK_AFTER_ATTEMPTS:
+                known = self._world.storage_nodes.get(view.node)
+                meta = known.meta if known is not None else Meta(view.node)
+                told.append(Tell(STORAGE_NODE, meta, reasons.FAILOVER_STUCK, text, True))
+        for evidence in view.volumes:
+            key, wanted = (evidence.name, view.node), texts.get(evidence.name, "")
+            if bool(self._world.failover_stuck.get(key)) == bool(wanted):
+                continue
+            self._world.failover_stuck[key] = wanted
+            self._queue.add(Key("Volume", evidence.name))
+            if wanted:
+                meta = evidence.volume.meta
+                told.append(Tell(VOLUME, meta, reasons.FAILOVER_STUCK, wanted, True))
+        return tuple(told)
 
     def _preview(self, view: NodeView, volumes: list[VolumeEvidence], asked: set[str]) -> None:
         by_pair: dict[str, list[VolumeEvidence]] = {}

@@ -6,26 +6,38 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from twinvault_core.actions import NODE, STORAGE_NODE, VOLUME, Tell
+from twinvault_core.actions import NODE, POD, STORAGE_NODE, VOLUME, Tell
 from twinvault_core.errors import NotFoundError, TwinvaultError
+from twinvault_core.failover_phases import format_moment
 from twinvault_core.failover_view import (
     DeletePod,
     DeleteVolumeAttachment,
+    FailoverWork,
     MarkLost,
     Swap,
     Taint,
-    Untaint,
+    TaintResyncing,
 )
-from twinvault_core.model import Meta
-from twinvault_core.names import ANNOTATION_LOST, TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_VALUE
+from twinvault_core.failover_words import describe_detachment, describe_eviction
+from twinvault_core.model import Meta, Volume
+from twinvault_core.names import (
+    ANNOTATION_LOST,
+    TAINT_LOST,
+    TAINT_OUT_OF_SERVICE,
+    TAINT_RESYNCING,
+    TAINT_VALUE,
+)
 from twinvault_kube import kinds
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 
 from .announcer import Announcer
+from .errors import NotLeadingError
 from .evidence import Users, parse_users
 from .failover_course import describe_swap
 from .metrics import Metrics
@@ -33,7 +45,6 @@ from .world import World, is_our_taint
 
 logger = logging.getLogger(__name__)
 
-Work = Swap | MarkLost | Taint | DeletePod | DeleteVolumeAttachment | Untaint
 LIST_SECONDS = 5.0
 PARALLEL = 32
 CLOSE_ATTEMPTS = 5
@@ -49,8 +60,18 @@ class Outcome(StrEnum):
     FAILED = "Failed"
 
 
+@dataclass(frozen=True)
+class Result:
+    """``problem``: why it was not done, for a person."""
+
+    outcome: Outcome
+    problem: str = ""
+
+
 class FailoverSteps:
-    """Repeatable; what was not done is planned anew by the caller."""
+    """Repeatable; what was not done is planned anew by the caller. Nothing is done while
+    ``leading`` says no.
+    """
 
     def __init__(
         self,
@@ -59,27 +80,37 @@ class FailoverSteps:
         announcer: Announcer,
         metrics: Metrics,
         namespace: str,
+        leading: Callable[[], bool],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._client, self._world, self._namespace = client, world, namespace
-        self._wall = wall
+        self._leading, self._wall = leading, wall
         self._announcer, self._metrics = announcer, metrics
         self._slots = asyncio.Semaphore(PARALLEL)
 
-    async def do(self, step: Work) -> Outcome:
+    async def do(self, step: FailoverWork) -> Result:
         try:
             async with self._slots, asyncio.timeout(step.retry.deadline_seconds):
+                self._check_leading()
                 await self._do(step)
-        except ConflictError as error:
+        except (ConflictError, NotLeadingError) as error:
             logger.info("%s: %s; planning again", type(step).__name__, error.message)
-            return Outcome.STALE
+            return Result(Outcome.STALE, error.message)
         except (TwinvaultError, TimeoutError) as error:
             self._metrics.failover_errors.labels(type(step).__name__).inc()
             log = logger.error if step.retry.stuck else logger.warning
             log("%s: %s; trying again", type(step).__name__, error)
-            return Outcome.FAILED
+            return Result(Outcome.FAILED, str(error) or "no answer in time")
         self._metrics.writes.labels(type(step).__name__, "Failover").inc()
-        return Outcome.DONE
+        return Result(Outcome.DONE)
+
+    def tell(self, event: Tell) -> None:
+        """Queued; no step waits for it."""
+        self._announcer.tell(event)
+
+    def _check_leading(self) -> None:
+        if not self._leading():
+            raise NotLeadingError("another operator leads")
 
     async def list_users(self, node: str) -> Users | None:
         """Pods and attachments of the node; None when the API server did not say in time."""
@@ -95,7 +126,7 @@ class FailoverSteps:
             return None
         return parse_users(node, pods[0], attachments[0], volumes[0])
 
-    async def _do(self, step: Work) -> None:
+    async def _do(self, step: FailoverWork) -> None:
         if isinstance(step, Swap):
             await self._swap(step)
         elif isinstance(step, DeletePod):
@@ -111,9 +142,13 @@ class FailoverSteps:
             evicting = (_EVICTING,) if step.evicting else ()
             await self._set_taints(step.node, (_CLOSED, _DETACHING, *evicting))
             self._tell_node(step.node, "OutOfService", step.message)
+        elif isinstance(step, TaintResyncing):
+            await self._set_taints(step.node, (self._make_resyncing(step.strict),))
+            await self._unmark(step.node)
+            self._tell_node(step.node, "Resyncing", step.message, warning=False)
         else:
             await self._set_taints(step.node, ())
-            await self._mark(step.node, None)
+            await self._unmark(step.node)
             self._tell_node(step.node, "InService", step.message, warning=False)
 
     async def _swap(self, step: Swap) -> None:
@@ -142,9 +177,40 @@ class FailoverSteps:
         found = describe_swap(step.volume, step.after.primary, step.reason, lost_at, at)
         return {"lastFailover": found}
 
+    async def _check_fenced(
+        self, epochs: Mapping[str, int], primaries: Mapping[str, str]
+    ) -> dict[str, Volume]:
+        """The records are as the decision saw them, and the lead is ours, at this very moment.
+
+        1. A leader decides to end a pod, and is stopped.  2. Another one leads; the volume comes
+        back to the pod's node.  3. The first one wakes: without this it would end a pod that works.
+        """
+        found = await asyncio.gather(*(self._read_volume(name) for name in epochs))
+        for volume in found:
+            name, record = volume.meta.name, volume.record
+            planned = (epochs[name], primaries[name])
+            if record is None or (record.epoch, record.primary) != planned:
+                raise ConflictError(f"Volume {name} has moved on since that was decided")
+        self._check_leading()
+        return {volume.meta.name: volume for volume in found}
+
+    async def _read_volume(self, name: str) -> Volume:
+        """As the API server has it now, not a cache; ConflictError when it is gone."""
+        store = self._world.volumes
+        try:
+            obj = await self._client.get(store.kind, name)
+        except NotFoundError:
+            known = store.get(name)
+            if known is not None:
+                store.gone(name, known.meta.uid)
+            raise ConflictError(f"Volume {name} is gone") from None
+        store.put(obj)
+        return Volume.parse(obj)
+
     async def _delete_pod(self, step: DeletePod) -> None:
         pod = step.pod
         grace = 0 if step.force else None
+        await self._check_fenced(step.epochs, step.primaries)
         try:
             await self._client.delete(
                 kinds.PODS, pod.name, namespace=pod.namespace, uid=pod.uid, grace_seconds=grace
@@ -152,41 +218,41 @@ class FailoverSteps:
         except (NotFoundError, ConflictError):
             return  # gone, or another pod of this name by now
         logger.warning("pod %s/%s on %s ended: %s", pod.namespace, pod.name, pod.node, step.message)
+        meta = Meta(pod.name, uid=pod.uid, namespace=pod.namespace)
+        self.tell(Tell(POD, meta, "Failover", describe_eviction(step), warning=True))
 
     async def _detach(self, step: DeleteVolumeAttachment) -> None:
         """1. The Volume is not published there any more. 2. The attachment goes. 3. And its
         finalizer: the attacher would ask a node that cannot answer.
         """
         held = step.attachment
-        await self._unpublish(held.volume, held.node)
+        found = await self._check_fenced({held.volume: step.epoch}, {held.volume: step.primary})
+        await self._unpublish(found[held.volume], held.node)
+        self._check_leading()
         try:
             await self._client.delete(kinds.VOLUME_ATTACHMENTS, held.name, uid=held.uid)
-            patch: Mapping[str, Any] = {"metadata": {"finalizers": None}}
-            await self._client.patch(kinds.VOLUME_ATTACHMENTS, held.name, patch, uid=held.uid)
         except (NotFoundError, ConflictError):
             logger.debug("VolumeAttachment %s is gone already", held.name)
+            return
+        patch: Mapping[str, Any] = {"metadata": {"finalizers": None}}
+        with suppress(NotFoundError, ConflictError):
+            await self._client.patch(kinds.VOLUME_ATTACHMENTS, held.name, patch, uid=held.uid)
+        volume = self._world.volumes.get(held.volume)
+        meta = volume.meta if volume is not None else Meta(held.volume)
+        self.tell(Tell(VOLUME, meta, "Failover", describe_detachment(step), warning=True))
 
-    async def _unpublish(self, name: str, node: str) -> None:
-        """Only while the record names another node: read and written as one."""
-        store = self._world.volumes
-        try:
-            obj = await self._client.get(store.kind, name)
-        except NotFoundError:
+    async def _unpublish(self, volume: Volume, node: str) -> None:
+        """By compare-and-swap on what was just read: the record names another node."""
+        if volume.published_to != (node,):
             return
-        store.put(obj)
-        volume = store.get(name)
-        if volume is None or volume.published_to != (node,):
-            return
-        if volume.record is None or volume.record.primary == node:
-            raise ConflictError(f"Volume {name} is primary on {node} again")
-        meta = obj["metadata"]
+        store, meta = self._world.volumes, volume.meta
         store.put(
             await self._client.patch(
                 store.kind,
-                name,
+                meta.name,
                 {"spec": {"publishedTo": None}},
-                resource_version=meta["resourceVersion"],
-                uid=meta["uid"],
+                resource_version=meta.resource_version,
+                uid=meta.uid,
             )
         )
 
@@ -194,6 +260,17 @@ class FailoverSteps:
         store = self._world.storage_nodes
         patch = {"metadata": {"annotations": {ANNOTATION_LOST: message}}}
         store.put(await self._client.patch(store.kind, node, patch))
+
+    async def _unmark(self, node: str) -> None:
+        with suppress(NotFoundError):
+            await self._mark(node, None)
+
+    def _make_resyncing(self, strict: bool) -> Mapping[str, str]:
+        """With the moment in it: whoever leads later counts from there."""
+        effect = "NoSchedule" if strict else "PreferNoSchedule"
+        since = format_moment(self._wall())[:19] + "Z"
+        ours = {"key": TAINT_RESYNCING, "value": TAINT_VALUE, "effect": effect}
+        return {**ours, "timeAdded": since}
 
     async def _close(self, node: str) -> None:
         """Kubernetes writes to the Node of a lost machine too: a lost race is run again."""
@@ -244,9 +321,9 @@ class FailoverSteps:
             return
         taints = list((obj["spec"] or {}).get("taints") or ())
         others = [taint for taint in taints if not is_our_taint(taint)]
-        taken = {(t.get("key"), t.get("effect")) for t in others}
-        new = [*others, *(t for t in wanted if (t["key"], t["effect"]) not in taken)]
-        if len(new) == len(taints):
+        taken = {_identify(t) for t in others}
+        new = [*others, *(t for t in wanted if _identify(t) not in taken)]
+        if {_identify(t) for t in new} == {_identify(t) for t in taints}:
             store.put(obj)
             return
         version = obj["metadata"]["resourceVersion"]
@@ -258,3 +335,7 @@ class FailoverSteps:
         meta = known.meta if known is not None else Meta(node)
         self._announcer.tell(Tell(STORAGE_NODE, meta, reason, f"{node}: {message}", warning))
         logger.warning("node %s: %s: %s", node, reason, message)
+
+
+def _identify(taint: Mapping[str, Any]) -> tuple[Any, Any]:
+    return taint.get("key"), taint.get("effect")

@@ -117,13 +117,15 @@ class Operator:
 
     def _make_failover(self) -> Failover:
         world, metrics = self.world, self.metrics
+        leading = self.leadership.leading
         steps = FailoverSteps(
-            self._urgent_client, world, self._announcer, metrics, self._config.namespace
+            self._urgent_client, world, self._announcer, metrics, self._config.namespace, leading
         )
         clock = self.liveness.monotonic
         report = FailoverReport(world, self.queue, metrics, clock, rfc3339_now)
-        leading, namespace = self.leadership.leading, self._config.namespace
-        failover = Failover(self._urgent_client, world, steps, report, leading, namespace)
+        failover = Failover(
+            self._urgent_client, world, steps, report, leading, self._config.namespace
+        )
         self._replication = ReplicationMetrics(world, metrics, clock)
 
         def replica_changed(before: VolumeReplica | None, after: VolumeReplica | None) -> None:

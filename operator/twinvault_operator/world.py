@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from twinvault_core.actions import (
     VOLUME_REPLICA,
 )
 from twinvault_core.cluster_plan import ClusterView, KubeNode
+from twinvault_core.failover_phases import is_unknown, parse_moment
 from twinvault_core.failover_view import NodeEvidence
 from twinvault_core.ids import holder_label
 from twinvault_core.member_plan import Change, find_change
@@ -33,6 +35,7 @@ from twinvault_core.names import (
     LABEL_REPLICA_PREFIX,
     TAINT_LOST,
     TAINT_OUT_OF_SERVICE,
+    TAINT_RESYNCING,
     TAINT_VALUE,
 )
 from twinvault_core.numbers import number_of, number_of_port, numbers_of
@@ -54,7 +57,7 @@ from .store import Store
 
 LEASE_SECONDS = 4.0
 """Of a pair that does not say."""
-_OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE)
+_OUR_TAINTS = (TAINT_LOST, TAINT_OUT_OF_SERVICE, TAINT_RESYNCING)
 
 
 def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
@@ -63,6 +66,7 @@ def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
     conditions, taints = status.get("conditions") or (), spec.get("taints") or ()
     addresses = status.get("addresses") or ()
     meta = obj["metadata"]
+    resyncing = [t for t in taints if is_our_taint(t) and t["key"] == TAINT_RESYNCING]
     return KubeNode(
         meta["name"],
         dict(meta.get("labels") or {}),
@@ -77,6 +81,8 @@ def parse_kube_node(obj: Mapping[str, Any]) -> KubeNode:
         every_taint=tuple(
             (str(t["key"]), str(t.get("value") or ""), str(t.get("effect") or "")) for t in taints
         ),
+        resyncing=frozenset(str(t.get("effect") or "") for t in resyncing),
+        resyncing_since=min((str(t.get("timeAdded") or "") for t in resyncing), default=""),
     )
 
 
@@ -95,12 +101,14 @@ def _source_of(volume: Volume) -> tuple[str, ...]:
 class World:
     """Stores of all kinds; ``observe_`` methods take what one decision needs."""
 
-    def __init__(self, liveness: Liveness) -> None:
-        self.liveness = liveness
+    def __init__(self, liveness: Liveness, wall: Callable[[], float] = time.time) -> None:
+        self.liveness, self.wall = liveness, wall
         self.ledger = Ledger()
         self.numbers = Numbers()
         self.failover_waits: dict[str, str] = {}
         """Why the loss of a volume's primary was not answered yet, by volume."""
+        self.failover_stuck: dict[tuple[str, str], str] = {}
+        """Which step of a failover fails again and again, by volume and node."""
         self.pair_news: dict[str, dict[str, Any]] = {}
         """What failovers add to the status of a ReplicationPair, by its name."""
         self.attachments = Attachments()
@@ -224,6 +232,9 @@ class World:
             claims=claims,
             free_number=self._choose_free_number() if number else None,
             failover=self.failover_waits.get(name, ""),
+            stuck=next(
+                (t for n in sorted(placed) if (t := self.failover_stuck.get((name, n)))), ""
+            ),
             nodes={n: self.observe_node(n) for n in placed} if pair or len(placed) > 1 else {},
             rescue=self._find_rescue(volume),
             leaving=leaving,
@@ -267,7 +278,16 @@ class World:
             well_seconds=liveness.well_seconds(node, seconds),
             marked=known is not None and ANNOTATION_LOST in known.meta.annotations,
             taints=kube.taints if kube is not None else frozenset(),
+            resyncing=kube.resyncing if kube is not None else frozenset(),
+            resyncing_seconds=self._find_age(kube.resyncing_since) if kube is not None else 0.0,
         )
+
+    def _find_age(self, since: str) -> float:
+        """Seconds since then, as far as the clocks of two operators agree; nothing safe hangs on
+        it. What nobody dated is old.
+        """
+        moment = parse_moment(since)
+        return float("inf") if is_unknown(moment) else self.wall() - moment
 
     def _candidates_for(
         self, volume: Volume, replicas: tuple[VolumeReplica, ...]

@@ -164,6 +164,7 @@ def test_a_snapshot_controller_of_the_cluster_is_left_to_its_work(cluster: Clust
         ("twinvault-operator", "update", "leases.coordination.k8s.io"),
         ("twinvault-operator", "patch", "nodes"),
         ("twinvault-operator", "delete", "pods"),
+        ("twinvault-operator", "create", "events"),
         ("twinvault-operator", "create", "pods/eviction"),
         ("twinvault-operator", "delete", "volumeattachments.storage.k8s.io"),
         ("twinvault-operator", "patch", "volumeattachments.storage.k8s.io"),

@@ -193,7 +193,7 @@ REFUSED = [
     ("ReplicationPair", {"network": {"roundTripMilliseconds": 1001}}, "less than or equal to 1000"),
     ("StorageCluster", {"pools.0.alExtents": 66}, "greater than or equal to 67"),
     ("Volume", {"resyncPriority": 1001}, "less than or equal to 1000"),
-    ("ReplicationPair", {"failover.leaseDurationSeconds": 1}, "greater than or equal to 2"),
+    ("ReplicationPair", {"failover.leaseDurationSeconds": 2}, "greater than or equal to 3"),
     ("ReplicationPair", {"drill": {"runAt": "tonight"}}, "date-time"),
     ("ReplicationPair", {"drill": {"claims": ["data-0"]}}, "should match"),
     ("ReplicationPair", {"drill": {"deadlineSeconds": 1}}, "greater than or equal to 10"),

@@ -51,7 +51,7 @@ class Sites:
         self.client = rig.client
 
     async def add_pair(self, **failover: Any) -> None:
-        settings = {"leaseDurationSeconds": 2, "stableSeconds": 1, **failover}
+        settings = {"leaseDurationSeconds": 3, "stableSeconds": 1, **failover}
         spec = {"clusters": ["east", "west"], "mode": "Sync", "failover": settings}
         body = {"metadata": {"name": "metro"}, "spec": spec}
         await self.client.create(kinds.REPLICATION_PAIRS, body)

@@ -110,6 +110,8 @@ def test_a_failover_told_before_the_cut_is_not_taken_for_this_one() -> None:
     assert choose_operators_phases(pairs, "east-1", at + 0.9) == {"detect": 5.1, "total": 9.0}
     assert choose_operators_phases(pairs, "east-1", at + 30) == {}
     assert choose_operators_phases(pairs, "west-1", at - 5) == {}
+    phases.append({"name": "evict", "unknown": True})
+    assert choose_operators_phases(pairs, "east-1", at + 0.9) == {"detect": 5.1, "total": 9.0}
 
 
 def test_footprint_of_a_node_has_the_agents_child_in_it() -> None:

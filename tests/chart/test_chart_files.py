@@ -12,7 +12,7 @@ import yaml
 
 from tools import sync_crds
 from tools.lint_chart import CHART, check_examples, check_values, find_open_objects
-from twinvault_core.names import DRIVER_NAME, STORAGE_CLASS_PARAMETERS
+from twinvault_core.names import DRIVER_NAME, STORAGE_CLASS_PARAMETERS, TAINT_RESYNCING
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -104,3 +104,15 @@ def test_no_column_of_a_table_is_a_list() -> None:
                 properties = schema.get("properties") or {"creationTimestamp": {"type": "string"}}
                 schema = properties[part]
             assert schema["type"] not in ("array", "object"), f"{path.name}: {column['name']}"
+
+
+def test_our_own_pods_come_back_to_a_node_that_resyncs() -> None:
+    """A standby may run nowhere else, and without the agent there is no resync."""
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    scheduling = helpers.partition('define "twinvault.scheduling"')[2].partition("define")[0]
+    assert f"{{key: {TAINT_RESYNCING}, operator: Exists}}" in scheduling
+    templates = [path.read_text() for path in (CHART / "templates").glob("*.yaml")]
+    deployments = [text for text in templates if "kind: Deployment" in text]
+    assert len(deployments) == 3
+    assert all('include "twinvault.scheduling"' in text for text in deployments)
+    assert {"operator": "Exists"} in VALUES["node"]["tolerations"]

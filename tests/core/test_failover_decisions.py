@@ -10,6 +10,7 @@ import pytest
 from twinvault_core import switchover
 from twinvault_core.failover import (
     EMPTY_SECONDS,
+    RESYNCING_CLOSED_SECONDS,
     is_left_to_move,
     plan_failover,
     plan_node_failover,
@@ -29,12 +30,14 @@ from twinvault_core.failover_view import (
     Policy,
     Swap,
     Taint,
+    TaintResyncing,
     Untaint,
     VolumeEvidence,
     Wait,
     choose_retry,
     watch_lease,
 )
+from twinvault_core.failover_words import describe_eviction, describe_stuck
 from twinvault_core.model import (
     ForcePrimary,
     Meta,
@@ -221,8 +224,10 @@ def test_once_it_has_moved_taint_pod_and_attachment_follow() -> None:
     assert [type(s) for s in steps] == [MarkLost, Taint, DeletePod, DeleteVolumeAttachment]
     _, taint, pod, attachment = steps
     assert not taint.evicting
-    assert (pod.force, pod.epochs) == (True, {"v": 2})
-    assert attachment.epoch == 2
+    assert (pod.force, pod.epochs, pod.primaries) == (True, {"v": 2}, {"v": "west-1"})
+    assert (attachment.epoch, attachment.primary) == (2, "west-1")
+    told = describe_eviction(pod)
+    assert all(word in told for word in ("east-1", "Volume v", "west-1"))
 
 
 def test_a_lost_node_that_served_nothing_is_left_alone() -> None:
@@ -277,15 +282,68 @@ def test_on_a_living_node_only_pods_that_hold_the_volume_open_are_ended() -> Non
     assert not steps[0].force
 
 
-def test_a_node_comes_back_when_it_has_let_go_and_been_well() -> None:
-    def back(evidence: VolumeEvidence, seconds: float) -> list[Any]:
-        node = replace(ALIVE, marked=True, taints=frozenset(["NoSchedule"]), well_seconds=seconds)
-        return plan(evidence, nodes={**WELL, "east-1": node}, pods=(), attachments=())
+LET_GO = replace(DOWN, role=DrbdRole.SECONDARY)
+SYNCED = replace(MOVED, in_sync=frozenset({"east-1", "west-1"}))
 
-    assert waits_for(back(volume(MOVED), 600)[0]) == "StillHolds"
-    let_go = volume(MOVED, east=replace(DOWN, role=DrbdRole.SECONDARY))
-    assert waits_for(back(let_go, 5)[0]) == "NotStable"
-    assert [type(s) for s in back(let_go, 61)] == [Untaint]
+
+def back(*evidence: VolumeEvidence, **node: Any) -> list[Any]:
+    """The steps for a node that was lost, is heard again, and is as ``node`` says."""
+    nodes = {**WELL, "east-1": replace(ALIVE, **node)}
+    return plan(*evidence, nodes=nodes, pods=(), attachments=())
+
+
+def test_a_node_comes_back_when_it_has_let_go_and_been_well() -> None:
+    out: dict[str, Any] = {"marked": True, "taints": frozenset(["NoSchedule"])}
+    assert waits_for(back(volume(MOVED), **out, well_seconds=600)[0]) == "StillHolds"
+    let_go = volume(SYNCED, east=LET_GO)
+    assert waits_for(back(let_go, **out, well_seconds=5)[0]) == "NotStable"
+    assert [type(s) for s in back(let_go, **out, well_seconds=61)] == [Untaint]
+
+
+def test_nothing_is_sent_to_a_returned_node_before_its_volumes_are_in_sync() -> None:
+    """A pod that prefers it would be sent there, and its volume refused."""
+    behind, whole = volume(MOVED, east=LET_GO), volume(SYNCED, east=LET_GO, name="w")
+    for left in ({"marked": True}, {"taints": frozenset(["NoSchedule"])}):
+        (step,) = back(behind, whole, **left)
+        assert isinstance(step, TaintResyncing)
+        assert step.strict
+        assert "there yet: v;" in step.message
+    closed: dict[str, Any] = {"resyncing": frozenset(["NoSchedule"])}
+    assert waits_for(back(behind, whole, **closed)[0]) == "Resyncing"
+    assert [type(s) for s in back(volume(SYNCED, east=LET_GO), whole, **closed)] == [Untaint]
+
+
+def test_a_resync_of_days_does_not_keep_a_node_empty() -> None:
+    behind, late = volume(MOVED, east=LET_GO), RESYNCING_CLOSED_SECONDS
+    closed = {"resyncing": frozenset(["NoSchedule"]), "resyncing_seconds": late}
+    (step,) = back(behind, **closed)
+    assert isinstance(step, TaintResyncing)
+    assert not step.strict
+    soft = {"resyncing": frozenset(["PreferNoSchedule"]), "resyncing_seconds": late}
+    assert waits_for(back(behind, **soft)[0]) == "Resyncing"
+    assert [type(s) for s in back(volume(SYNCED, east=LET_GO), **soft)] == [Untaint]
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_node_that_left_every_pair_keeps_no_taint(expired: bool) -> None:
+    steps = back(resyncing=frozenset(["NoSchedule"]), expired=expired)
+    assert [type(s) for s in steps] == [Untaint]
+    moved = replace(MOVED, nodes=frozenset({"west-1", "east-2"}))
+    elsewhere = volume(moved, east=LET_GO)
+    assert [type(s) for s in back(elsewhere, resyncing=frozenset(["NoSchedule"]))] == [Untaint]
+
+
+def test_a_node_that_was_never_lost_is_not_closed_for_a_resync() -> None:
+    assert back(volume(MOVED, east=LET_GO)) == []
+
+
+def test_a_step_that_fails_again_and_again_says_what_and_what_to_do() -> None:
+    steps = plan(volume()) + plan(volume(MOVED))
+    for step in steps:
+        text = describe_stuck(replace(step, retry=choose_retry(20)), "the API server said no")
+        assert "failed 20 times: the API server said no" in text
+        assert "see " in text or "kubectl" in text
+    assert "is done" in describe_stuck(steps[0], "")
 
 
 def test_retries_slow_down_and_say_so_in_the_end() -> None:

@@ -435,6 +435,23 @@ def test_the_status_says_how_far_from_a_failure_the_volume_is(
     assert judged(placed(in_sync), sides(**reports), lost=lost) == expected
 
 
+def test_a_stall_is_told_as_a_warning() -> None:
+    """Nothing else may tell a person: the pod hangs, and no probe of its node fails."""
+    made = plan(placed(), replicas=sides(stalledSince="2026-03-01T01:00:00Z"))
+    told = {(a.reason, a.warning) for a in made.actions if isinstance(a, Tell)}
+    assert (reasons.STALLED, True) in told
+
+
+def test_a_failover_that_is_stuck_says_so_in_the_status() -> None:
+    gone = {"east-1": "has been silent since then"}
+    made = plan(placed(), replicas=sides(), lost=gone, stuck="moving it failed 20 times")
+    assert condition(made, "Progressing")["reason"] == reasons.FAILOVER_STUCK
+    assert "moving it failed 20 times" in condition(made, "Progressing")["message"]
+    assert "moving it failed 20 times" in condition(made, "Ready")["message"]
+    served = plan(placed(primary="west-1"), replicas=sides(), stuck="ending the pod failed")
+    assert condition(served, "Progressing")["reason"] == reasons.FAILOVER_STUCK
+
+
 def test_a_degraded_volume_says_since_when_and_comes_to_rest() -> None:
     weak = placed(("east-1",))
     first = status(plan(weak, replicas=sides(**RESYNC)))

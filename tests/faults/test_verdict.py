@@ -43,6 +43,7 @@ def test_all_is_well_only_with_every_node_and_every_replica() -> None:
         ([node("False")], [volume()]),
         ([node(unschedulable=True)], [volume()]),
         ([node(taints=[{"key": "node.kubernetes.io/out-of-service"}])], [volume()]),
+        ([node(taints=[{"key": "twinvault.io/resyncing"}])], [volume()]),
         ([node()], [volume(phase="Degraded")]),
         ([node()], [volume(degraded="True")]),
         ([node()], [volume(in_sync=1)]),

@@ -28,6 +28,19 @@ async def test_a_repeat_is_counted(api: FakeApi, client: KubeClient) -> None:
     assert found[0]["involvedObject"]["kind"] == "Volume"
 
 
+async def test_an_event_lives_beside_what_it_is_about(api: FakeApi, client: KubeClient) -> None:
+    """The API server refuses one in another namespace."""
+    meta = {"name": "db-0", "namespace": "his", "uid": "u"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta}
+    recorder = EventRecorder(client, EventSource("operator", "a"))
+    for _ in range(2):
+        await recorder.record(pod, "Failover", "moved", warning=True)
+    ((where, event),) = [(where, obj) for (where, _), obj in api.objects.items()]
+    assert where == EVENTS.path("his")
+    assert event["metadata"]["namespace"] == event["involvedObject"]["namespace"] == "his"
+    assert event["count"] == 2
+
+
 async def test_an_unreachable_server_is_not_worth_failing_for(
     api: FakeApi, client: KubeClient
 ) -> None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
 from tests.operator.model_api import GIB, ModelApi, ModelOperator
 from twinvault_core.actions import REPLICATION_PAIR, VOLUME
 from twinvault_core.errors import UnavailableError
-from twinvault_core.failover import EMPTY_SECONDS
+from twinvault_core.failover import EMPTY_SECONDS, RESYNCING_CLOSED_SECONDS
 from twinvault_core.failover_phases import UNKNOWN, describe_phases, format_moment
+from twinvault_core.failover_view import STUCK_AFTER_ATTEMPTS, Retry
 from twinvault_core.ids import node_lease_name
 from twinvault_core.names import (
     ANNOTATION_LOST,
     DRIVER_NAME,
     TAINT_LOST,
     TAINT_OUT_OF_SERVICE,
+    TAINT_RESYNCING,
+    TAINT_VALUE,
 )
 from twinvault_kube.client import KubeClient
 from twinvault_kube.errors import ConflictError
 from twinvault_kube.kinds import LEASES, Kind
+from twinvault_operator import failover as runner
 from twinvault_operator.announcer import Announcer
 from twinvault_operator.evidence import parse_users
 from twinvault_operator.failover import Failover
@@ -180,7 +185,10 @@ class _Rig:
         world, metrics = self.operator.world, Metrics()
         client = cast(KubeClient, self.kube)
         announcer = cast(Announcer, self.operator.announcer)
-        steps = FailoverSteps(client, world, announcer, metrics, "twinvault-system", self.wall)
+        world.wall = self.wall
+        steps = FailoverSteps(
+            client, world, announcer, metrics, "twinvault-system", lambda: self.leading, self.wall
+        )
         self.report = FailoverReport(
             world,
             self.operator.queue,
@@ -259,10 +267,16 @@ class _Rig:
         self.api.patch("volumereplicas", f"{name}.west-1", {"status": status})
         self.operator.deliver()
 
-    async def settle(self) -> None:
-        """Let the runner do what is due at this moment of its clock."""
+    async def settle(self, until: Callable[[], bool] = lambda: True) -> None:
+        """Let the runner do what is due at this moment of its clock. Counted in turns of the loop,
+        of which a busy machine makes as many.
+        """
         task = asyncio.create_task(self.failover.run())
-        await asyncio.sleep(0.15)
+        turns = 0
+        async with asyncio.timeout(30):
+            while turns < 30 or not until():
+                await asyncio.sleep(0.005)
+                turns += 1
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
@@ -447,15 +461,144 @@ async def test_what_the_record_says_by_now_counts_not_what_we_remember(rig: _Rig
     assert len(rig.api.all("pods")) == 1
 
 
-async def test_a_returned_node_is_used_again(rig: _Rig) -> None:
+# -- a decision that is old when it is carried out -------------------------------------------------
+
+
+def come_back(rig: _Rig) -> None:
+    """The volume is primary at east-1 again; our watch does not tell of it."""
+    record = {"epoch": 3, "serial": 9, "primary": "east-1", "inSync": ["east-1"]}
+    rig.api.patch("volumes", "v", {"status": {"replication": record}})
+
+
+async def test_a_leader_that_slept_ends_nothing_of_a_volume_that_came_back(rig: _Rig) -> None:
+    """1. It plans to end the pod, and is stopped. 2. The record moves back. 3. It wakes."""
+    list_all = rig.kube.list
+
+    async def list_and_sleep(kind: Kind, **fields: str) -> tuple[list[Json], str]:
+        found = await list_all(kind, **fields)
+        if kind.plural == "pods" and rig.primary() == "west-1":
+            come_back(rig)
+        return found
+
+    with patch.object(rig.kube, "list", list_and_sleep):
+        rig.cut()
+        rig.pass_time(5, "west-1")
+        await rig.settle()
+    assert rig.primary() == "east-1"
+    assert len(rig.api.all("pods")) == 1
+    assert len(rig.api.all("volumeattachments")) == 1
+    assert rig.api.get("volumes", "v")["spec"]["publishedTo"] == ["east-1"]
+
+
+async def test_a_leader_that_lost_its_lead_before_the_last_look_ends_nothing(rig: _Rig) -> None:
+    get = rig.kube.get
+
+    async def get_and_sleep(kind: Kind, name: str, namespace: str | None = None) -> Json:
+        found = await get(kind, name, namespace)
+        rig.leading = rig.leading and kind.plural != "volumes"
+        return found
+
+    with patch.object(rig.kube, "get", get_and_sleep):
+        rig.cut()
+        rig.pass_time(5, "west-1")
+        await rig.settle()
+    assert rig.primary() == "west-1"
+    assert not rig.leading
+    assert len(rig.api.all("pods")) == 1
+    assert len(rig.api.all("volumeattachments")) == 1
+
+
+# -- what a person hears of it ---------------------------------------------------------------------
+
+
+async def test_who_was_ended_is_told_where_its_volume_is_now(rig: _Rig) -> None:
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    await rig.settle()
+    told = {t.kind: t for t in rig.operator.announcer.told if t.reason == "Failover"}
+    assert (told["Pod"].meta.namespace, told["Pod"].meta.name) == ("his", "db")
+    assert told["Pod"].warning
+    assert all(w in told["Pod"].message for w in ("east-1", "Volume v", "west-1"))
+    assert "VolumeAttachment va" in told["Volume"].message
+
+
+async def test_what_fails_again_and_again_is_told_until_it_is_done(
+    rig: _Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "choose_retry", lambda attempt: Retry(attempt, 0.0))
+    rig.kube.refuse.add("volumes")
+    rig.cut()
+    rig.pass_time(5, "west-1")
+    stuck = rig.operator.world.failover_stuck
+    await rig.settle(lambda: bool(stuck.get(("v", "east-1"))))
+    assert "moving the primary from east-1 to west-1 failed" in stuck["v", "east-1"]
+    assert "volumes: no answer" in rig.operator.world.observe_volume("v").stuck
+    told = [t for t in rig.operator.announcer.told if t.reason == "FailoverStuck"]
+    assert [(t.kind, t.warning) for t in told] == [("Volume", True)]
+    assert f"failed {STUCK_AFTER_ATTEMPTS} times" in told[0].message
+    rig.kube.refuse.clear()
+    rig.pass_time(1, "west-1")
+    rig.failover.look_at(["east-1"])  # the model ended its task in the middle
+    await rig.settle()
+    assert rig.primary() == "west-1"
+    assert rig.operator.world.observe_volume("v").stuck == ""
+
+
+# -- the way back ----------------------------------------------------------------------------------
+
+
+def taints(rig: _Rig) -> list[tuple[str, str]]:
+    found = rig.api.get("nodes", "east-1")["spec"].get("taints") or ()
+    return [(t["key"], t["effect"]) for t in found]
+
+
+async def lose_and_return(rig: _Rig) -> None:
     rig.cut()
     rig.pass_time(5, "west-1")
     await rig.settle()
     rig.pass_time(3, *NODES)
     await rig.settle()
-    assert not rig.api.get("nodes", "east-1")["spec"].get("taints")
+
+
+async def resync(rig: _Rig) -> None:
+    record = {"epoch": 2, "serial": 9, "primary": "west-1", "inSync": [*NODES]}
+    rig.api.patch("volumes", "v", {"status": {"replication": record}})
+    rig.operator.deliver()
+    await rig.settle()
+
+
+async def test_a_returned_node_is_used_again_when_its_volumes_are_in_sync(rig: _Rig) -> None:
+    await lose_and_return(rig)
+    assert taints(rig) == [(TAINT_RESYNCING, "NoSchedule")]
     annotations = rig.api.get("storagenodes", "east-1")["metadata"].get("annotations") or {}
     assert ANNOTATION_LOST not in annotations
+    await resync(rig)
+    assert taints(rig) == []
+
+
+async def test_a_new_operator_goes_on_with_a_node_that_resyncs(rig: _Rig) -> None:
+    await lose_and_return(rig)
+    await new_leader(rig)
+    rig.pass_time(2, *NODES)
+    await rig.settle()
+    assert taints(rig) == [(TAINT_RESYNCING, "NoSchedule")]
+    rig.pass_time(int(RESYNCING_CLOSED_SECONDS), *NODES)
+    await rig.settle()
+    assert taints(rig) == [(TAINT_RESYNCING, "PreferNoSchedule")]
+    await resync(rig)
+    assert taints(rig) == []
+
+
+async def test_a_node_without_replicas_is_opened_by_whoever_leads(rig: _Rig) -> None:
+    """An operator that was killed may have left it; nothing else will ever tell of that node."""
+    ours = {"key": TAINT_RESYNCING, "value": TAINT_VALUE, "effect": "NoSchedule"}
+    theirs = {"key": "dedicated", "value": "his", "effect": "NoSchedule"}
+    made = {"metadata": {"name": "old"}, "spec": {"taints": [theirs, ours]}}
+    rig.api.create("nodes", made)
+    await new_leader(rig)
+    rig.pass_time(16, *NODES)
+    await rig.settle()
+    assert rig.api.get("nodes", "old")["spec"]["taints"] == [theirs]
 
 
 # -- what is told of it, whoever leads -------------------------------------------------------------

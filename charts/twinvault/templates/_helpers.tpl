@@ -101,6 +101,9 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 tolerations:
   - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $root.Values.evictAfterSeconds }}}
   - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $root.Values.evictAfterSeconds }}}
+  # A node that was lost is closed until its volumes are in sync again: that is no reason for the
+  # standby, which may run nowhere else, to wait.
+  - {key: twinvault.io/resyncing, operator: Exists}
   {{- with $values.tolerations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

@@ -21,6 +21,7 @@ class Meta:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     creation_timestamp: str = ""
+    namespace: str = ""
 
     @classmethod
     def parse(cls, obj: Object) -> Meta:
@@ -36,6 +37,7 @@ class Meta:
             labels=dict(meta.get("labels") or {}),
             annotations=dict(meta.get("annotations") or {}),
             creation_timestamp=meta.get("creationTimestamp") or "",
+            namespace=meta.get("namespace") or "",
         )
 
 

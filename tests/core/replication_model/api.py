@@ -58,6 +58,8 @@ class Api:
     reports: dict[str, Report] = field(default_factory=dict)
     lease: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     marked: set[str] = field(default_factory=set)
+    resyncing: dict[str, int] = field(default_factory=dict)
+    """Nodes with the taint, and the tick at which it was put on."""
     pod: Pod | None = None
     published: str = ""
     first_sync: str = ""
@@ -79,6 +81,10 @@ class Api:
         self.counter += 1
         self.flight.append(Sent(self.counter, version, record, by, device))
         return self.counter
+
+    def is_open(self, node: str) -> bool:
+        """Whether a pod may be sent there."""
+        return node not in self.marked and node not in self.resyncing
 
     def deliver(self, index: int) -> None:
         sent = self.flight.pop(index)

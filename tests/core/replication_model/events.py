@@ -61,7 +61,7 @@ def _cluster_works(world: World) -> Iterator[Action]:
         if not api.published and api.pod.node in world.members():
             yield ("attach", 0)
     elif not api.published and not api.deleting:
-        yield from (("schedule", n) for n in world.members() if n not in api.marked)
+        yield from (("schedule", n) for n in world.members() if api.is_open(n))
 
 
 def _kernels_work(world: World) -> Iterator[Action]:

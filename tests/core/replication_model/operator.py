@@ -16,6 +16,7 @@ from twinvault_core.failover_view import (
     PairPolicy,
     PodUse,
     Swap,
+    TaintResyncing,
     Untaint,
     VolumeEvidence,
     watch_lease,
@@ -53,6 +54,7 @@ class Operator:
             "version": api.version,
             "reports": dict(api.reports),
             "marked": set(api.marked),
+            "resyncing": dict(api.resyncing),
             "pod": api.pod,
             "published": api.published,
             "deleting": api.deleting,
@@ -104,6 +106,8 @@ class Operator:
             silent_seconds=seen.silent_seconds(),
             well_seconds=seen.well_seconds(EXPIRED_TICKS),
             marked=node in self.cache["marked"],
+            resyncing=frozenset({"NoSchedule"} if node in self.cache["resyncing"] else ()),
+            resyncing_seconds=self.world.tick - self.cache["resyncing"].get(node, 0),
         )
 
     def _volume(self) -> VolumeEvidence:
@@ -161,16 +165,23 @@ class Operator:
             self._send(step)
         elif isinstance(step, MarkLost):
             api.marked.add(step.node)
+            api.resyncing.pop(step.node, None)
+        elif isinstance(step, TaintResyncing):
+            api.resyncing.setdefault(step.node, self.world.tick)
+            api.marked.discard(step.node)
         elif isinstance(step, Untaint):
             api.marked.discard(step.node)
+            api.resyncing.pop(step.node, None)
         elif isinstance(step, DeletePod):
             same = api.pod is not None and str(api.pod.uid) == step.pod.uid
-            if same and step.epochs == {"v": api.record.epoch}:
+            planned = (step.epochs, step.primaries)
+            if same and planned == ({"v": api.record.epoch}, {"v": api.record.primary}):
                 self.world.check_eviction(step.pod.node)
                 api.pod = None
         elif isinstance(step, DeleteVolumeAttachment):
             same = api.published == step.attachment.node
-            if same and step.epoch == api.record.epoch:
+            record = (api.record.epoch, api.record.primary)
+            if same and (step.epoch, step.primary) == record:
                 self.world.check_eviction(step.attachment.node)
                 api.published = ""
 

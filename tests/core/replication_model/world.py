@@ -248,7 +248,7 @@ class World:
         if self.api.pod is None and not self.api.published and not self.api.deleting:
             members = self.members()
             target = members[self.drbd.counter % len(members)]
-            if target not in self.api.marked:
+            if self.api.is_open(target):
                 self.do(("schedule", target))
 
     def _deliver_all(self) -> None:
@@ -280,7 +280,7 @@ class World:
         )
         record = self.api.record
         serving = self.app[record.primary] and kernels[record.primary].is_serving()
-        if self.moves and not self._is_settled():
+        if self.api.marked or self.api.resyncing or (self.moves and not self._is_settled()):
             return False
         return equal and serving and record.in_sync == set(self.members())
 
