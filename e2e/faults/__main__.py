@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from e2e import deploy
@@ -97,9 +98,12 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
     plans = plan_runs(options.seed, options.runs, choose_faults(replicated, options.fault))
     scene = Scene(lab, options.storage_class)
     results: list[RunResult] = []
-    if replicated:
-        set_stable_seconds(lab, options.storage_class, options.stable_seconds)
-    with Observer(lab) as observer, Watch(lab, NAMESPACE) as watch:
+    with ExitStack() as undoing:
+        if replicated:
+            undoing.callback(set_stable_seconds, lab, options.storage_class, None)
+            set_stable_seconds(lab, options.storage_class, options.stable_seconds)
+        observer = undoing.enter_context(Observer(lab))
+        watch = undoing.enter_context(Watch(lab, NAMESPACE, ("snapshots.twinvault.io",)))
         trial = Trial(lab, scene, observer, watch, replicated)
         with step("services of the fault runs"):
             trial.prepare()
@@ -114,8 +118,6 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
         if passed and not options.keep:
             with step("removing the services"):
                 scene.remove()
-    if replicated:
-        set_stable_seconds(lab, options.storage_class, None)
     print(render_summary(results), file=sys.stderr, flush=True)
     return 0 if passed else 1
 
@@ -123,6 +125,8 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
 def run_one(trial: Trial, plan: RunPlan, storage_class: str) -> RunResult:
     say(f"seed {plan.seed}: {plan}")
     result = trial.run(plan)
+    if result.hit is not None:
+        say(f"  {'hit' if result.hit else 'NOT HIT'}: {result.seen}")
     print(result.to_json(), flush=True)
     if not result.passed:
         directory = write_evidence(trial.lab, plan, result)
