@@ -48,8 +48,7 @@ def node_things(
         kind, name, source = words[0], words[1], words[-1]
         if kind in ("drbd", "mark", "resource"):
             minor = name if kind == "drbd" else name.removeprefix("minor-")
-            volume = minors.get(minor) or name.removeprefix("tv-")
-            found.add(f"{kind} of {volume}")
+            found.add(f"{kind} of {minors.get(minor) or name.removeprefix('tv-')}")
             continue
         match = _POD_VOLUME.search(name) if kind == "mount" else None
         volume = match[1] if match else volume_of.get(source if kind == "mount" else name)

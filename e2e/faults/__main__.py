@@ -52,7 +52,9 @@ def parse_options(words: list[str]) -> argparse.Namespace:
         "--seed", type=int, default=1, help="of the first run; the next has one more"
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--fault", default="", help="this one only, with the seeds' timing")
+    parser.add_argument(
+        "--fault", default="", help="this one only, or these (A,B), with the seeds' timing"
+    )
     parser.add_argument("--storage-class", default="twinvault-metro")
     parser.add_argument("--keep", action="store_true", help="leave the services when done")
     parser.add_argument("--go-on", action="store_true", help="do not stop at a run that failed")
@@ -84,9 +86,11 @@ def choose_faults(replicated: bool, only: str) -> list[str]:
     """Names to draw from; ValueError for one that does not exist or apply."""
     if not only:
         return applicable(replicated)
-    if choose_expectation(find_fault(only), replicated) is None:
-        raise ValueError(f"{only} has no meaning for volumes with one replica")
-    return [only]
+    names = only.split(",")
+    for name in names:
+        if choose_expectation(find_fault(name), replicated) is None:
+            raise ValueError(f"{name} has no meaning for volumes with one replica")
+    return names
 
 
 def run_all(lab: Lab, options: argparse.Namespace) -> int:

@@ -61,7 +61,7 @@ class Sight:
         return any(s.get("status", {}).get("readyToUse") for s in mine)
 
     def grown(self, size_bytes: int) -> bool:
-        return (self._volume() or {}).get("status", {}).get("sizeBytes", 0) >= size_bytes
+        return int((self._volume() or {}).get("status", {}).get("sizeBytes", 0)) >= size_bytes
 
     def side(self, node: str) -> Side | None:
         """The volume's DRBD device at a node; None while it has none or does not answer."""

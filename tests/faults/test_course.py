@@ -39,7 +39,9 @@ def replica(role: str, *, used: bool = False, bytes_: int = 10) -> dict[str, Any
 
 
 def pod(node: str, *, runs: bool = False) -> dict[str, Any]:
-    status = {"containerStatuses": [{"state": {"running": {}} if runs else {"waiting": {}}}]}
+    status: dict[str, Any] = {
+        "containerStatuses": [{"state": {"running": {}} if runs else {"waiting": {}}}]
+    }
     return {"spec": {"nodeName": node}, "status": status}
 
 
