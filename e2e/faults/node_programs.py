@@ -41,25 +41,26 @@ os.unlink("{HUNTER_READY}")
 print(killed)
 """
 
-# LEAVE_KIB SECONDS: hold so much memory that LEAVE_KIB is available, whatever others do. It is
-# the first that the kernel's OOM killer would end.
+# LEAVE_KIB SECONDS: take so much memory that LEAVE_KIB is available, and keep it so whatever
+# others do. It is the first that the kernel's OOM killer would end.
 HOG = """
 import mmap, sys, time
 with open("/proc/self/oom_score_adj", "w") as file:
     file.write("1000")
-leave, end = int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
+leave, seconds = int(sys.argv[1]), float(sys.argv[2])
+taken_by, end = time.monotonic() + 30.0, None
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
 def available():
     with open("/proc/meminfo") as lines:
         return next(int(l.split()[1]) for l in lines if l.startswith("MemAvailable"))
 held = []
-while time.monotonic() < end:
+while end is None or time.monotonic() < end:
     spare = available() - leave
+    if end is None and (spare <= 1024 or time.monotonic() > taken_by):
+        end = time.monotonic() + seconds
     if spare > 1024:
         kib = min(spare, 16384)
-        piece = mmap.mmap(-1, kib << 10)
-        for place in range(0, kib << 10, 4096):
-            piece[place] = 1
-        held.append((piece, kib))
+        held.append((mmap.mmap(-1, kib << 10, flags=flags), kib))
     elif held and spare < -held[-1][1]:
         held.pop()[0].close()
     else:
