@@ -85,5 +85,5 @@ KERNEL_MARK = "twinvault fault run"
 # After that line: what the kernel said of fencing, and of I/O that failed.
 KERNEL_TROUBLE = r"""
 dmesg | sed -n '/BEGIN$/,$p' | grep -E \
-  'helper command: .*fence-peer|I/O error|EXT4-fs (error|warning)|XFS .*(error|shut)' || true
+  'helper command: .* fence-peer |I/O error|EXT4-fs (error|warning)|XFS .*(error|shut)' || true
 """
