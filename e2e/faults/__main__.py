@@ -6,6 +6,7 @@ import argparse
 import json
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from e2e import deploy
@@ -51,7 +52,9 @@ def parse_options(words: list[str]) -> argparse.Namespace:
         "--seed", type=int, default=1, help="of the first run; the next has one more"
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--fault", default="", help="this one only, with the seeds' timing")
+    parser.add_argument(
+        "--fault", default="", help="this one only, or these (A,B), with the seeds' timing"
+    )
     parser.add_argument("--storage-class", default="twinvault-metro")
     parser.add_argument("--keep", action="store_true", help="leave the services when done")
     parser.add_argument("--go-on", action="store_true", help="do not stop at a run that failed")
@@ -83,9 +86,11 @@ def choose_faults(replicated: bool, only: str) -> list[str]:
     """Names to draw from; ValueError for one that does not exist or apply."""
     if not only:
         return applicable(replicated)
-    if choose_expectation(find_fault(only), replicated) is None:
-        raise ValueError(f"{only} has no meaning for volumes with one replica")
-    return [only]
+    names = only.split(",")
+    for name in names:
+        if choose_expectation(find_fault(name), replicated) is None:
+            raise ValueError(f"{name} has no meaning for volumes with one replica")
+    return names
 
 
 def run_all(lab: Lab, options: argparse.Namespace) -> int:
@@ -97,9 +102,12 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
     plans = plan_runs(options.seed, options.runs, choose_faults(replicated, options.fault))
     scene = Scene(lab, options.storage_class)
     results: list[RunResult] = []
-    if replicated:
-        set_stable_seconds(lab, options.storage_class, options.stable_seconds)
-    with Observer(lab) as observer, Watch(lab, NAMESPACE) as watch:
+    with ExitStack() as undoing:
+        if replicated:
+            undoing.callback(set_stable_seconds, lab, options.storage_class, None)
+            set_stable_seconds(lab, options.storage_class, options.stable_seconds)
+        observer = undoing.enter_context(Observer(lab))
+        watch = undoing.enter_context(Watch(lab, NAMESPACE, ("snapshots.twinvault.io",)))
         trial = Trial(lab, scene, observer, watch, replicated)
         with step("services of the fault runs"):
             trial.prepare()
@@ -114,8 +122,6 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
         if passed and not options.keep:
             with step("removing the services"):
                 scene.remove()
-    if replicated:
-        set_stable_seconds(lab, options.storage_class, None)
     print(render_summary(results), file=sys.stderr, flush=True)
     return 0 if passed else 1
 
@@ -123,6 +129,8 @@ def run_all(lab: Lab, options: argparse.Namespace) -> int:
 def run_one(trial: Trial, plan: RunPlan, storage_class: str) -> RunResult:
     say(f"seed {plan.seed}: {plan}")
     result = trial.run(plan)
+    if result.hit is not None:
+        say(f"  {'hit' if result.hit else 'NOT HIT'}: {result.seen}")
     print(result.to_json(), flush=True)
     if not result.passed:
         directory = write_evidence(trial.lab, plan, result)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from e2e.faults.plan import RunPlan
+from e2e.faults.node_programs import (
+    FILL,
+    FILLER,
+    HOG,
+    HUNTER,
+    HUNTER_READY,
+    KERNEL_MARK,
+    MEMORY,
+    SIGNAL,
+)
+from e2e.faults.plan import DELAY_SECONDS, RunPlan
 from e2e.faults.scene import CLAIMS, NAMESPACE, PODS, Scene
+from e2e.faults.sight import Sight
 from e2e.lab import faults as lab_faults
 from e2e.lab.api import Lab, LabNode
 from e2e.lab.command import CommandError
 from e2e.lab.config import LOCATIONS
 from e2e.lab.exec_channel import ExecError
 from e2e.lab.network import pairs
-from e2e.lab.progress import together
+from e2e.lab.progress import WaitError, together, wait_until
 from e2e.workload import volume_snapshot
 
 AGENT = "twinvault-agent"
@@ -28,33 +38,10 @@ HELPER = "fence-peer"
 SLOW_STOPPED_SECONDS, SLOW_RUNNING_SECONDS = 0.8, 0.2
 GROWTH_BYTES = 16 << 20
 SNAPSHOT = "during-fault"
-
-# Every process whose program or Python script has that name. A program that is not there now is
-# waited for a moment when $1 says so.
-_SIGNAL = r"""
-for path in /proc/[0-9]*; do
-  if tr '\0' ' ' < $path/cmdline 2>/dev/null |
-      grep -qE '^([^ ]*python[^ ]* )?([^ ]*/)?PROGRAM( |$)'; then
-    kill -SIGNAL ${path#/proc/} && echo told
-  fi
-done
-"""
-_HOG = """
-import sys, time
-free = next(int(l.split()[1]) for l in open("/proc/meminfo") if l.startswith("MemAvailable"))
-held = bytearray(int(free * 1024 * float(sys.argv[1])))
-for place in range(0, len(held), 4096):
-    held[place] = 1
-time.sleep(float(sys.argv[2]))
-"""
-_FILLER = "/var/lib/twinvault/pools/*/fault-filler"
-_FILL = """
-for pool in /var/lib/twinvault/pools/*; do
-  free=$(df --output=avail -B1 $pool | tail -1)
-  fallocate -l $free $pool/fault-filler || true
-  dd if=/dev/zero of=$pool/fault-filler bs=64k oflag=append conv=notrunc 2>/dev/null || true
-done
-"""
+LEFT_MEMORY_KIB = 24 << 10
+RECLAIMED_PAGES = 5000
+MISSED_BYTES = 96 << 20
+_DATA = "/var/lib/postgresql/data"
 
 
 @dataclass
@@ -68,6 +55,16 @@ class Ground:
     secondary: str
     struck_at: float = 0.0
     api_away: bool = False
+    eyes: Sight | None = None
+    hit: bool | None = None
+    """Whether the fault met the state that it is about; None where there is none to miss."""
+    seen: str = ""
+    """What that state was, or what was there instead."""
+    leaders: dict[str, str] = field(default_factory=dict)
+    asked_bytes: dict[str, int] = field(default_factory=dict)
+    """Claim -> size that was asked for."""
+    filesystem_bytes: int = 0
+    snapshots_taken: bool = False
     _failed_disks: set[str] = field(default_factory=set)
     _ending: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -75,6 +72,22 @@ class Ground:
     def strike(self) -> None:
         """The fault begins now: what comes after is measured from here."""
         self.struck_at = time.time()
+
+    def saw(self, what: str) -> None:
+        self.hit, self.seen = True, what
+
+    def missed(self, what: str) -> None:
+        self.hit, self.seen = False, what
+
+    @property
+    def sight(self) -> Sight:
+        assert self.eyes is not None, "this run does not look at the volume's course"
+        return self.eyes
+
+    @property
+    def share(self) -> float:
+        """Where in its course the fault strikes, 0 to 1: the seed's delay says it."""
+        return self.plan.delay_seconds / DELAY_SECONDS[1]
 
     def node(self, name: str) -> LabNode:
         return self.lab.node(name)
@@ -128,38 +141,84 @@ class Ground:
 
     def signal(self, node: str, program: str, number: str) -> int:
         """Send a signal to every process of the program on a node; how many there were."""
-        script = _SIGNAL.replace("PROGRAM", program).replace("SIGNAL", number)
+        script = SIGNAL.replace("PROGRAM", program).replace("SIGNAL", number)
         return self.node(node).exec("sh", "-c", script).check().text.count("told")
 
-    def signal_everywhere(self, program: str, number: str) -> int:
-        running = [node.name for node in self.lab.nodes if node.is_running()]
-        return sum(self.signal(name, program, number) for name in running)
+    def require_signal(self, node: str, program: str, number: str) -> None:
+        """As ``signal``; WaitError when there was no such process: the fault did not happen."""
+        count = self.signal(node, program, number)
+        if not count:
+            raise WaitError(f"there is no process {program} at {node} to be sent {number}")
+        self.saw(f"{count} {program} sent {number}")
+
+    def kill_program(self, program: str, nodes: Sequence[str]) -> None:
+        """At all these nodes; WaitError when it ran at none of them."""
+        killed = sum(self.signal(node, program, "KILL") for node in nodes)
+        if not killed:
+            raise WaitError(f"there is no process {program} at {', '.join(nodes)} to kill")
+        self.saw(f"{killed} {program} killed")
 
     def hunt(self, node: str, program: str, seconds: float) -> None:
         """Kill the program as soon as it starts, again and again, from now on."""
-        loop = _SIGNAL.replace("PROGRAM", program).replace("SIGNAL", "KILL")
-        script = f"end=$(($(date +%s) + {round(seconds)})); while [ $(date +%s) -lt $end ]; do"
-        script += f"\n{loop}\nsleep 0.02\ndone"
 
         def chase() -> None:
-            with suppress(ExecError):
-                self.node(node).exec("sh", "-c", script, timeout_seconds=seconds + 20)
+            argv = ("python3", "-", program, str(seconds))
+            try:
+                done = self.node(node).exec(
+                    *argv, stdin=HUNTER.encode(), timeout_seconds=seconds + 20
+                )
+                killed = int(done.check().text)
+            except ExecError as error:
+                self.missed(f"the hunter for {program}: {error}")
+            else:
+                (self.saw if killed else self.missed)(f"{killed} {program} killed")
 
         self.background(chase)
+        wait_until(
+            f"the hunter for {program}",
+            lambda: not self.node(node).exec("test", "-e", HUNTER_READY).returncode,
+            timeout_seconds=20,
+            interval_seconds=0.05,
+        )
 
     def fill_pool(self, node: str) -> None:
-        self.node(node).exec("sh", "-c", _FILL, timeout_seconds=120).check()
+        self.node(node).exec("sh", "-c", FILL, timeout_seconds=120).check()
 
-    def press_memory(self, node: str, share: float, seconds: float) -> None:
-        """Take a share of what memory the node has left, all of it touched."""
+    def write_much(self, count_bytes: int = MISSED_BYTES) -> None:
+        """Change so much of the database's volume, in a file beside the database."""
+        name = f"{_DATA}/fault-ballast"
+        argv = ("dd", "if=/dev/urandom", f"of={name}", "bs=1M", f"count={count_bytes >> 20}")
+        words = ("exec", PODS["rows"], "--", *argv, "conv=fsync")
+        self.scene.kubectl(*words, timeout_seconds=90)
+
+    def press_memory(self, node: str, seconds: float) -> None:
+        """Take all memory of the node but a little, so that it has to reclaim what it needs."""
 
         def press() -> None:
-            with suppress(ExecError):
-                argv = ("python3", "-", str(share), str(seconds))
-                run = self.node(node).exec
-                run(*argv, stdin=_HOG.encode(), timeout_seconds=seconds + 60)
+            run = self.node(node).exec
+            argv = ("python3", "-", str(LEFT_MEMORY_KIB), str(seconds))
+            try:
+                before = _numbers(run("sh", "-c", MEMORY).check().text)
+                done = run(*argv, stdin=HOG.encode(), timeout_seconds=seconds + 60)
+                after = _numbers(run("sh", "-c", MEMORY).check().text)
+            except ExecError as error:
+                self.missed(f"memory of {node}: {error}")
+                return
+            scanned = sum(after[n] - before[n] for n in ("pgscan_kswapd", "pgscan_direct"))
+            told = (
+                f"{done.text.strip() or '?'} MiB held of {before['MemAvailable:'] >> 10} available,"
+                f" {scanned} pages looked at for reclaim,"
+                f" {after['oom_kill'] - before['oom_kill']} ended by the OOM killer"
+            )
+            (self.saw if scanned >= RECLAIMED_PAGES else self.missed)(told)
 
         self.background(press)
+
+    def mark_kernel_logs(self) -> None:
+        """What the nodes' kernels say from now on is this fault's."""
+        for node in self.lab.nodes:
+            text = f"{KERNEL_MARK} {self.plan.seed}"
+            node.exec("sh", "-c", f"echo '{text}' > /dev/kmsg").check()
 
     def send_away(self) -> None:
         """As kubectl drain of the primary does to our pods, without waiting."""
@@ -167,10 +226,17 @@ class Ground:
         pods = (PODS[service] for service in self.scene.services)
         self.scene.kubectl("delete", "pod", *pods, "--wait=false")
 
+    def observe_filesystem_bytes(self) -> int:
+        """Size of the database's filesystem as its pod sees it."""
+        words = ("exec", PODS["rows"], "--", "df", "-B1", "--output=size", _DATA)
+        return int(self.scene.kubectl(*words).split()[-1])
+
     def grow_volumes(self) -> None:
+        self.filesystem_bytes = self.observe_filesystem_bytes()
         for name in CLAIMS.values():
             claim = self.scene.get(f"pvc/{name}")
             size = int(self.volume_size(claim["spec"]["volumeName"])) + GROWTH_BYTES
+            self.asked_bytes[name] = size
             patch = {"spec": {"resources": {"requests": {"storage": str(size)}}}}
             self.scene.kubectl("patch", "pvc", name, "--type=merge", "-p", json.dumps(patch))
 
@@ -181,6 +247,7 @@ class Ground:
     def take_snapshots(self) -> None:
         items = [volume_snapshot(f"{SNAPSHOT}-{name}", name) for name in CLAIMS.values()]
         body = {"apiVersion": "v1", "kind": "List", "items": items}
+        self.snapshots_taken = True
         self.scene.kubectl("apply", "-f", "-", stdin=json.dumps(body))
 
     def heal(self) -> None:
@@ -207,7 +274,7 @@ class Ground:
         else:
             node.start()
         self.signal(node.name, AGENT, "CONT")
-        node.exec("sh", "-c", f"rm -f {_FILLER}").check()
+        node.exec("sh", "-c", f"rm -f {FILLER}").check()
 
     def _heal_objects(self) -> None:
         deadline = time.monotonic() + 60
@@ -215,9 +282,6 @@ class Ground:
             try:
                 for node in self.lab.nodes:
                     self.lab.kubectl("uncordon", node.name, timeout_seconds=20)
-                snapshots = [f"{SNAPSHOT}-{name}" for name in CLAIMS.values()]
-                words = ("delete", "volumesnapshot", *snapshots, "--ignore-not-found")
-                self.lab.kubectl("-n", NAMESPACE, *words, timeout_seconds=90)
             except CommandError:
                 # The API server has just been thawed, or its site has just got power.
                 if time.monotonic() > deadline:
@@ -225,3 +289,16 @@ class Ground:
                 time.sleep(1)
             else:
                 return
+
+    def remove_snapshots(self) -> None:
+        """Those of ``take_snapshots``, after they were looked at."""
+        if self.snapshots_taken:
+            snapshots = [f"{SNAPSHOT}-{name}" for name in CLAIMS.values()]
+            words = ("delete", "volumesnapshot", *snapshots, "--ignore-not-found")
+            self.lab.kubectl("-n", NAMESPACE, *words, timeout_seconds=90)
+            self.snapshots_taken = False
+
+
+def _numbers(text: str) -> dict[str, int]:
+    """Of lines NAME NUMBER."""
+    return {words[0]: int(words[1]) for words in map(str.split, text.splitlines()) if words}

@@ -12,7 +12,7 @@ from e2e.faults.acknowledged import SERVICES
 from e2e.faults.observer import Observer
 from e2e.faults.roles import Side, describe_sides, find_double_primaries, parse_sides
 from e2e.faults.scene import PODS
-from e2e.faults.verdict import find_silent, tell_conditions, tell_pod
+from e2e.faults.verdict import explain_silence, find_silent
 from e2e.faults.watch import Watch
 from e2e.lab.api import Lab, LabNode
 from e2e.lab.exec_channel import ExecError
@@ -75,9 +75,7 @@ class Monitor:
         """``since``: when its silence began. What something explained does not count."""
         name, pod = self.volumes[service], PODS[service]
         volume = _find(self.watch.latest("Volume"), name)
-        found = _find(self.watch.latest("Pod"), pod)
-        told = tell_pod(found) if found is not None else "there is no pod"
-        told = told or (tell_conditions(volume) if volume is not None else "")
+        told = explain_silence(volume, _find(self.watch.latest("Pod"), pod))
         if told:
             self._told_at[service] = time.time()
         silent_seconds = time.time() - max(since, self._told_at.get(service, 0.0))

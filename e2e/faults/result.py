@@ -16,7 +16,9 @@ from e2e.faults.verdict import choose_percentile
 class RunResult:
     """``pauses`` and ``recoveries``: service -> seconds. ``checked``: acknowledged writes that
     were looked for, those of earlier runs too. ``role_looks``: how often both sides' roles were
-    compared. Times are seconds of time.time().
+    compared. ``hit``: whether the fault met the state that it is about (None: it needs none),
+    ``seen``: which that was. ``leaders``: who led where when a site was cut. Times are seconds of
+    time.time().
     """
 
     seed: int
@@ -25,6 +27,9 @@ class RunResult:
     primary_before: str = ""
     node_during: str = ""
     primary_after: str = ""
+    hit: bool | None = None
+    seen: str = ""
+    leaders: dict[str, str] = field(default_factory=dict)
     struck_at: float = 0.0
     healed_at: float = 0.0
     pauses: dict[str, float] = field(default_factory=dict)
@@ -74,8 +79,10 @@ def _finite(value: object) -> object:
 
 
 def render_summary(results: Sequence[RunResult]) -> str:
-    """A row for each fault: runs, failed ones, and p50, p95 and max of pause and recovery."""
-    header = ["fault", "runs", "failed"]
+    """A row for each fault: runs, failed ones, those that met the state that the fault is about
+    (of those that looked for one), and p50, p95 and max of pause and recovery.
+    """
+    header = ["fault", "runs", "failed", "hit"]
     for service in SERVICES:
         header += [f"{service} pause p50/p95/max", f"{service} RTO p50/p95/max"]
     rows = [header, *(_row(name, results) for name in sorted({r.fault for r in results}))]
@@ -84,17 +91,18 @@ def render_summary(results: Sequence[RunResult]) -> str:
              for row in rows]  # fmt: skip
     failed = sum(not r.passed for r in results)
     looks = sum(r.role_looks for r in results)
+    missed = sum(r.hit is False for r in results)
     checked = max((r.checked for r in results), default=0)
     lines.append(
         f"{len(results)} runs, {failed} failed; {checked} acknowledged writes looked for,"
-        f" roles compared {looks} times"
+        f" roles compared {looks} times; {missed} missed the state that their fault is about"
     )
     return "\n".join(lines)
 
 
 def _row(name: str, results: Sequence[RunResult]) -> list[str]:
     mine = [r for r in results if r.fault == name]
-    row = [name, str(len(mine)), str(sum(not r.passed for r in mine))]
+    row = [name, str(len(mine)), str(sum(not r.passed for r in mine)), _told_hits(mine)]
     for service in SERVICES:
         for values in (
             [r.pauses[service] for r in mine if service in r.pauses],
@@ -102,6 +110,11 @@ def _row(name: str, results: Sequence[RunResult]) -> list[str]:
         ):
             row.append("/".join(_told(choose_percentile(values, s)) for s in (0.5, 0.95, 1.0)))
     return row
+
+
+def _told_hits(results: Sequence[RunResult]) -> str:
+    looked = [r.hit for r in results if r.hit is not None]
+    return f"{sum(looked)}/{len(looked)}" if looked else "-"
 
 
 def _told(seconds: float) -> str:

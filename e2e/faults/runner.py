@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from e2e.deploy import wait_seen
+from e2e.deploy import get_json, wait_seen
 from e2e.faults.acknowledged import BLOCKS, ROWS, SERVICES, find_longest_pause
 from e2e.faults.ground import Ground
 from e2e.faults.monitor import Monitor
@@ -16,6 +16,7 @@ from e2e.faults.programs_facts import BLOCK_COUNT
 from e2e.faults.result import RunResult
 from e2e.faults.scene import PODS, Scene
 from e2e.faults.settled import SETTLE_SECONDS, wait_settled
+from e2e.faults.sight import Sight
 from e2e.faults.table import Expectation, choose_expectation, find_fault
 from e2e.faults.timeline import Moment, choose_phases
 from e2e.faults.verdict import (
@@ -83,9 +84,10 @@ class Trial:
         self.watch.forget()
         primary = self.scene.node_of(ROWS)
         secondary = next(n.name for n in self.lab.nodes if n.name != primary)
-        ground = Ground(self.lab, self.scene, plan, primary, secondary)
         result.primary_before = primary
         volumes = {service: self.scene.volume(service) for service in SERVICES}
+        ground = Ground(self.lab, self.scene, plan, primary, secondary)
+        ground.eyes = self._sight(volumes[ROWS])
         since = time.time()
         with Monitor(
             self.lab, self.observer, self.watch, volumes, lambda: ground.api_away
@@ -94,6 +96,7 @@ class Trial:
                 monitor.resting = phase == self._prove
                 if not self._try(phase, ground, result):
                     break
+            self._try(self._tidy, ground, result)
         result.problems += monitor.problems
         result.role_looks, result.roles = monitor.looks, monitor.log
         result.moments = self.watch.moments(since)
@@ -111,6 +114,15 @@ class Trial:
             return False
         return True
 
+    def _sight(self, volume: str) -> Sight:
+        device = get_json(self.lab, f"volumes.twinvault.io/{volume}").get("status", {})
+        minor = (device.get("replicationDevice") or {}).get("minor", -1)
+        return Sight(self.lab, self.watch, volume, minor)
+
+    def _tidy(self, ground: Ground, result: RunResult) -> None:
+        """What is kept until it was looked at, also when nobody came to look."""
+        ground.remove_snapshots()
+
     def _suffer(self, ground: Ground, result: RunResult) -> None:
         """The fault, for as long as the plan says and until it was seen what must be seen."""
         fault = find_fault(ground.plan.fault)
@@ -127,6 +139,7 @@ class Trial:
             # Also when the fault could not be done whole: the next one needs a whole lab.
             result.healed_at = time.time()
             ground.heal()
+            result.hit, result.seen, result.leaders = ground.hit, ground.seen, ground.leaders
         result.problems += judge_course(
             expectation, went_on=went_on, before=ground.primary, after=result.node_during
         )
@@ -160,6 +173,11 @@ class Trial:
         self.wait_settled()
         result.settle_seconds = round(time.time() - result.healed_at, 2)
         result.primary_after = self.scene.node_of(ROWS)
+        aftermath = find_fault(ground.plan.fault).aftermath
+        if aftermath is not None:
+            result.problems += aftermath(ground)
+            result.seen = ground.seen
+        ground.remove_snapshots()
 
     def _prove(self, ground: Ground, result: RunResult) -> None:
         """Stop the writers, compare images and leftovers, start them, ask for every number."""

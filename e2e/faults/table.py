@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from e2e.faults.ground import AGENT, HELPER, KUBELET, OPERATOR, Ground
+from e2e.faults.aftermath import Aftermath, check_growth, check_move, check_snapshots
+from e2e.faults.ground import AGENT, KUBELET, OPERATOR, Ground
+from e2e.faults.timed import (
+    catch_up_then,
+    cut_site,
+    cut_while_growing,
+    cut_while_taking,
+    drain,
+    fill_pool,
+    kill_helper,
+    move_and_cut,
+    press_memory,
+)
 
 Inject = Callable[[Ground], None]
 
@@ -38,6 +50,8 @@ class Fault:
     inject: Inject
     replicated: Expectation
     local: Expectation | None
+    aftermath: Aftermath | None = None
+    """What else must be true when all is well again."""
 
 
 def _power_primary(ground: Ground) -> None:
@@ -48,16 +62,6 @@ def _power_primary(ground: Ground) -> None:
 def _power_secondary(ground: Ground) -> None:
     ground.strike()
     ground.node(ground.secondary).kill()
-
-
-def _site_primary(ground: Ground) -> None:
-    ground.strike()
-    ground.lab.site(ground.site_of(ground.primary)).kill()
-
-
-def _site_secondary(ground: Ground) -> None:
-    ground.strike()
-    ground.lab.site(ground.site_of(ground.secondary)).kill()
 
 
 def _link_cut(ground: Ground) -> None:
@@ -103,9 +107,9 @@ def _killed(program: str, *, secondary: bool = False) -> Inject:
     def inject(ground: Ground) -> None:
         ground.strike()
         if program == OPERATOR:
-            ground.signal_everywhere(program, "KILL")
+            ground.kill_program(program, [n.name for n in ground.lab.nodes if n.is_running()])
         else:
-            ground.signal(ground.secondary if secondary else ground.primary, program, "KILL")
+            ground.kill_program(program, [ground.secondary if secondary else ground.primary])
 
     return inject
 
@@ -113,28 +117,22 @@ def _killed(program: str, *, secondary: bool = False) -> Inject:
 def _agent_killed_at_link_cut(ground: Ground) -> None:
     ground.strike()
     ground.cut_link()
-    ground.signal(ground.primary, AGENT, "KILL")
+    ground.kill_program(AGENT, [ground.primary])
 
 
 def _operator_killed_at_power_cut(ground: Ground) -> None:
     ground.strike()
     ground.node(ground.primary).kill()
-    ground.signal(ground.secondary, OPERATOR, "KILL")
-
-
-def _helper_killed(ground: Ground) -> None:
-    ground.hunt(ground.primary, HELPER, seconds=4)
-    ground.strike()
-    ground.cut_link()
+    ground.kill_program(OPERATOR, [ground.secondary])
 
 
 def _agent_stopped(ground: Ground) -> None:
     ground.strike()
-    ground.signal(ground.primary, AGENT, "STOP")
+    ground.require_signal(ground.primary, AGENT, "STOP")
 
 
 def _agent_stopped_then_link(ground: Ground) -> None:
-    ground.signal(ground.primary, AGENT, "STOP")
+    ground.require_signal(ground.primary, AGENT, "STOP")
     ground.pause()
     ground.strike()
     ground.cut_link()
@@ -155,62 +153,6 @@ def _disk_secondary(ground: Ground) -> None:
     ground.fail_disk(ground.secondary)
 
 
-def _pool_full(ground: Ground) -> None:
-    ground.strike()
-    ground.fill_pool(ground.secondary)
-
-
-def _resync(ground: Ground) -> None:
-    """The secondary misses some seconds of writes and begins to catch up."""
-    ground.cut_link()
-    ground.pause()
-    ground.pause()
-    ground.lab.link(ground.site_of(ground.primary), ground.site_of(ground.secondary)).heal()
-    ground.pause()
-
-
-def _resync_then_primary(ground: Ground) -> None:
-    _resync(ground)
-    _power_primary(ground)
-
-
-def _resync_then_secondary(ground: Ground) -> None:
-    _resync(ground)
-    _power_secondary(ground)
-
-
-def _during_move(kill_target: bool) -> Inject:
-    def inject(ground: Ground) -> None:
-        ground.send_away()
-        ground.pause()
-        ground.strike()
-        ground.node(ground.secondary if kill_target else ground.primary).kill()
-
-    return inject
-
-
-def _drained(ground: Ground) -> None:
-    ground.strike()
-    ground.send_away()
-
-
-def _during_expansion(ground: Ground) -> None:
-    ground.grow_volumes()
-    ground.pause()
-    _power_primary(ground)
-
-
-def _during_snapshot(ground: Ground) -> None:
-    ground.take_snapshots()
-    ground.pause()
-    _power_primary(ground)
-
-
-def _memory(ground: Ground) -> None:
-    ground.strike()
-    ground.press_memory(ground.primary, 0.7, ground.plan.hold_seconds)
-
-
 def _lossy(ground: Ground) -> None:
     ground.strike()
     link = ground.lab.link(ground.site_of(ground.primary), ground.site_of(ground.secondary))
@@ -223,9 +165,9 @@ FAULTS = (
     Fault("power-secondary", "power cut of the secondary's node",
           _power_secondary, GOES_ON_HERE, GOES_ON_HERE),
     Fault("site-primary", "power cut of the primary's site, its etcd and API server too",
-          _site_primary, GOES_ON_THERE, WAITS_HERE),
+          cut_site(of_primary=True), GOES_ON_THERE, WAITS_HERE),
     Fault("site-secondary", "power cut of the other site",
-          _site_secondary, GOES_ON_HERE, GOES_ON_HERE),
+          cut_site(of_primary=False), GOES_ON_HERE, GOES_ON_HERE),
     Fault("link-cut", "the replication link is cut",
           _link_cut, GOES_ON_HERE, GOES_ON_HERE),
     Fault("primary-isolated", "link and API are cut at the primary's site",
@@ -253,7 +195,7 @@ FAULTS = (
     Fault("kubelet-killed", "the primary's kubelet is killed",
           _killed(KUBELET), GOES_ON_HERE, GOES_ON_HERE),
     Fault("helper-killed", "the fence helper is killed whenever the kernel starts it",
-          _helper_killed, GOES_ON, None),
+          kill_helper, GOES_ON, None),
     Fault("agent-stopped", "the primary's agent hangs: no reason to move",
           _agent_stopped, GOES_ON_HERE, GOES_ON_HERE),
     Fault("agent-stopped-then-link", "the agent hangs, the link is cut; it goes on afterwards",
@@ -265,23 +207,23 @@ FAULTS = (
     Fault("disk-secondary", "the secondary's disk fails",
           _disk_secondary, GOES_ON_HERE, None),
     Fault("pool-full-secondary", "the secondary's pool is full",
-          _pool_full, GOES_ON_HERE, None),
+          fill_pool, GOES_ON_HERE, None),
     Fault("resync-then-primary", "the primary loses power while the other catches up",
-          _resync_then_primary, WAITS, None),
+          catch_up_then(cut_primary=True), WAITS, None),
     Fault("resync-then-secondary", "the secondary loses power while it catches up",
-          _resync_then_secondary, GOES_ON_HERE, None),
+          catch_up_then(cut_primary=False), GOES_ON_HERE, None),
     Fault("power-during-promote", "power cut of the node that the volume is moving to",
-          _during_move(kill_target=True), WAITS, None),
+          move_and_cut(target=True), WAITS, None),
     Fault("power-during-demote", "power cut of the node that the volume is leaving",
-          _during_move(kill_target=False), GOES_ON_THERE, None),
+          move_and_cut(target=False), GOES_ON_THERE, None),
     Fault("drained", "the primary's node is drained",
-          _drained, GOES_ON_THERE, None),
+          drain, GOES_ON_THERE, None, check_move),
     Fault("power-during-expansion", "power cut of the primary while volumes grow",
-          _during_expansion, GOES_ON_THERE, WAITS_HERE),
+          cut_while_growing, GOES_ON_THERE, WAITS_HERE, check_growth),
     Fault("power-during-snapshot", "power cut of the primary while a snapshot is taken",
-          _during_snapshot, GOES_ON_THERE, WAITS_HERE),
+          cut_while_taking, GOES_ON_THERE, WAITS_HERE, check_snapshots),
     Fault("memory-pressure", "little memory is left at the primary",
-          _memory, GOES_ON, GOES_ON),
+          press_memory, GOES_ON, GOES_ON),
     Fault("lossy-link", "the link loses 5 % and takes 10 ms more for a round trip",
           _lossy, GOES_ON_HERE, GOES_ON_HERE),
 )  # fmt: skip

@@ -124,18 +124,43 @@ def find_silent(service: str, silent_seconds: float) -> str:
     return f"{service}: nothing acknowledged for {silent_seconds:.0f} s, and no condition says why"
 
 
+def explain_silence(volume: Mapping[str, Any] | None, pod: Mapping[str, Any] | None) -> str:
+    """The condition that says why nothing is acknowledged; '' when none does.
+
+    That is the volume's own Ready=False. While the volume is Ready it is only a pod that does not
+    run yet, on the node that may write or on none so far, by Kubernetes' reason. Degraded=True
+    explains nothing: a degraded volume serves.
+    """
+    if volume is None:
+        return ""
+    for condition in volume.get("status", {}).get("conditions") or ():
+        if condition["type"] == "Ready" and condition["status"] == "False":
+            reason = condition.get("reason")
+            return f"{reason}: {condition.get('message', '')}" if reason else ""
+    if pod is None or condition_status(volume, "Ready") != "True":
+        return ""
+    record = volume.get("status", {}).get("replication") or {}
+    node = pod["spec"].get("nodeName") or ""
+    if node and record and record.get("primary") != node:
+        return ""
+    return tell_pod(pod)
+
+
 def tell_pod(pod: Mapping[str, Any]) -> str:
-    """Why a pod does not run, in the words of its conditions and containers; '' if it runs."""
+    """Why a pod does not run yet, with Kubernetes' reason; '' if it runs or nothing says why."""
     status = pod.get("status", {})
+    containers = status.get("containerStatuses") or ()
+    if containers and all("running" in c.get("state", {}) for c in containers):
+        return ""
     told = [
-        f"{c['type']}: {c.get('message') or c.get('reason') or c['status']}"
+        f"{c['reason']}: {c.get('message', '')}"
         for c in status.get("conditions") or ()
-        if c["status"] == "False"
+        if c["status"] == "False" and c.get("reason")
     ]
-    for container in status.get("containerStatuses") or ():
+    for container in containers:
         waiting = container.get("state", {}).get("waiting") or {}
-        if waiting.get("message"):
-            told.append(f"{waiting.get('reason', '')}: {waiting['message']}")
+        if waiting.get("reason"):
+            told.append(f"{waiting['reason']}: {waiting.get('message', '')}")
     return "; ".join(told)
 
 

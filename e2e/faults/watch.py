@@ -36,7 +36,8 @@ def decode_objects(buffer: str) -> tuple[list[dict[str, Any]], str]:
 class Watch:
     """``kubectl get --watch`` of several kinds; begun anew whenever one ends. A context."""
 
-    def __init__(self, lab: Lab, namespace: str) -> None:
+    def __init__(self, lab: Lab, namespace: str, *more: Sequence[str]) -> None:
+        """``more``: what else to ask ``kubectl get`` for, beside what every failover needs."""
         self._lab = lab
         self._seen: list[Seen] = []
         self._lock = threading.Lock()
@@ -49,6 +50,7 @@ class Watch:
             ("nodes",),
             ("-n", namespace, "pods"),
             ("-n", "default", "events"),
+            *more,
         )
         self._threads = [
             threading.Thread(target=self._follow, args=(query,), name=query[-1], daemon=True)
@@ -87,6 +89,15 @@ class Watch:
                 if one.verb != "DELETED":
                     found[uid] = dict(one.obj)
         return list(found.values())
+
+    def states(self, kind: str, since: float) -> list[dict[str, Any]]:
+        """Every state of objects of a kind that was told after ``since``, in order."""
+        with self._lock:
+            return [
+                dict(one.obj)
+                for one in self._seen
+                if one.obj["kind"] == kind and one.at >= since and one.verb != "DELETED"
+            ]
 
     def forget(self) -> None:
         """Keep of the past only the last state of each object."""

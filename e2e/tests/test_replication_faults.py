@@ -20,7 +20,9 @@ METRO = "twinvault-metro"
 
 def test_nothing_acknowledged_is_lost_whatever_fails(lab: Lab) -> None:
     if RUNS == "0":
-        pytest.skip("set TWINVAULT_FAULT_RUNS, or `make faults SEED=n RUNS=m`")
+        pytest.skip(
+            "set TWINVAULT_FAULT_RUNS, or `make faults SEED=n RUNS=m` runs as many as one likes"
+        )
     classes = {c["metadata"]["name"] for c in get_json(lab, "storageclasses")["items"]}
     if METRO not in classes:
         pytest.skip(f"class {METRO} is not enabled in this chart")

@@ -16,11 +16,11 @@ from e2e.faults.table import GOES_ON_HERE, GOES_ON_THERE, WAITS
 from e2e.faults.verdict import (
     choose_percentile,
     choose_recovery,
+    explain_silence,
     find_silent,
     find_unsettled,
     judge_course,
     tell_conditions,
-    tell_pod,
 )
 
 
@@ -73,13 +73,53 @@ def test_standing_still_is_a_problem_after_a_minute_that_nothing_explains() -> N
     assert "no condition" in find_silent("rows", 61.0)
 
 
-def test_a_volume_and_a_pod_tell_what_is_wrong_and_nothing_when_all_is_well() -> None:
+def test_a_volume_tells_what_is_wrong_and_nothing_when_all_is_well() -> None:
     assert tell_conditions(volume()) == ""
     assert "LinkDown" in tell_conditions(volume(degraded="True"))
-    assert tell_pod(node()) == ""
-    assert tell_pod(node("False")) == "Ready: False"
-    waiting = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}}}
-    assert "no image" in tell_pod({"status": {"containerStatuses": [waiting]}})
+
+
+def served(ready: str = "True", reason: str = "Ready", primary: str = "east-1") -> dict[str, Any]:
+    conditions = [
+        {"type": "Degraded", "status": "True", "reason": "LinkDown", "message": "cut"},
+        {"type": "Progressing", "status": "True", "reason": "Moving", "message": "waits"},
+        {"type": "Ready", "status": ready, "reason": reason, "message": "told"},
+    ]
+    return {"status": {"conditions": conditions, "replication": {"primary": primary}}}
+
+
+def user(state: dict[str, Any], node: str = "east-1", reason: str = "") -> dict[str, Any]:
+    status = {
+        "conditions": [{"type": "Ready", "status": "False", "reason": reason}],
+        "containerStatuses": [{"state": state}],
+    }
+    return {"spec": {"nodeName": node}, "status": status}
+
+
+RUNNING: dict[str, Any] = {"running": {}}
+NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "no image"}}
+
+
+def test_silence_of_a_volume_that_says_it_is_ready_is_not_explained_by_degraded() -> None:
+    told = explain_silence(served(), user(RUNNING))
+    assert told == ""
+    assert explain_silence(served(), user(RUNNING, reason="ContainersNotReady")) == ""
+    assert explain_silence(served(), None) == ""
+    assert explain_silence(None, user(NO_IMAGE)) == ""
+
+
+@pytest.mark.parametrize("reason", ["Frozen", "Stalled", "NodeLost", "ApprovalNeeded"])
+def test_silence_is_explained_by_a_volume_that_is_not_ready_with_a_reason(reason: str) -> None:
+    assert explain_silence(served("False", reason), user(RUNNING)) == f"{reason}: told"
+    assert explain_silence(served("False", ""), user(RUNNING)) == ""
+    assert explain_silence(served("Unknown", reason), user(NO_IMAGE)) == ""
+
+
+def test_silence_is_explained_by_a_pod_that_does_not_run_where_the_volume_may_be_written() -> None:
+    assert "no image" in explain_silence(served(), user(NO_IMAGE))
+    unplaced = user({}, node="", reason="Unschedulable")
+    assert "Unschedulable" in explain_silence(served(), unplaced)
+    assert explain_silence(served(), user({})) == ""
+    assert explain_silence(served(primary="west-1"), user(NO_IMAGE)) == ""
 
 
 @pytest.mark.parametrize(
@@ -116,15 +156,17 @@ def test_recovery_counts_from_the_fault_not_from_the_last_acknowledgement() -> N
 
 
 def test_a_result_is_one_line_of_json_and_a_row_of_the_table() -> None:
-    good = RunResult(1, "link-cut", True, pauses={"rows": 1.5, "blocks": 1.25})
-    bad = RunResult(2, "link-cut", True, recoveries={"rows": inf}, problems=["lost"])
+    good = RunResult(1, "link-cut", True, pauses={"rows": 1.5, "blocks": 1.25}, hit=True)
+    bad = RunResult(2, "link-cut", True, recoveries={"rows": inf}, problems=["lost"], hit=False)
     assert "\n" not in good.to_json()
     assert json.loads(good.to_json())["passed"] is True
     assert json.loads(bad.to_json())["recoveries"] == {"rows": None}
     text = render_summary([good, bad])
-    assert "link-cut  2     1       1.50/1.50/1.50" in text
+    assert "link-cut  2     1       1/2  1.50/1.50/1.50" in text
     assert "never/never/never" in text
     assert "2 runs, 1 failed" in text
+    assert "1 missed the state" in text
+    assert "link-cut  1     0       -  " in render_summary([RunResult(1, "link-cut", True)])
 
 
 def test_every_writer_reports_over_the_channel_of_its_own_node() -> None:

@@ -30,3 +30,21 @@ def test_a_device_a_mount_and_a_file_of_another_volume_are_left_over() -> None:
         "mount of pvc-2",
         "file /var/lib/twinvault/pools/fast/volumes/pvc-2",
     }
+
+
+def test_what_replication_leaves_on_a_node_is_told_by_its_volume() -> None:
+    lines = """
+drbd 1000 -
+drbd 1003 -
+resource pvc-1 -
+mark tv-pvc-1
+mark minor-1000
+mark minor-1003
+"""
+    assert node_things(lines.splitlines(), {"1000": "pvc-1"}) == {
+        "drbd of pvc-1",
+        "drbd of 1003",
+        "resource of pvc-1",
+        "mark of pvc-1",
+        "mark of minor-1003",
+    }
