@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from tests.core.replication_model.events import Action
+from tests.core.replication_model.kernel import other
 from tests.core.replication_model.walk import (
     FAULTS,
     LATE_WRITES,
@@ -28,11 +29,11 @@ from tests.core.replication_model.world import World
 from twinvault_core.replication_view import StepKind
 
 SEEDS = int(os.environ.get("TWINVAULT_SEEDS", "0"))
-COURSES = SEEDS or 300
-EXAMPLES = SEEDS // 10 or 150
+COURSES = SEEDS or 100
+EXAMPLES = SEEDS // 10 or 60
 CHUNKS = 5
 
-AGENTS = frozenset({"loop", "fence", "stage", "beat", "kubelet"})
+AGENTS = frozenset({"loop", "fence", "stage", "report", "renew", "kubelet"})
 
 
 NEVER_IN_THE_MODEL = {StepKind.START_FULL_SYNC, StepKind.HOLD, StepKind.RESTART_SYNC}
@@ -110,15 +111,37 @@ def test_a_node_that_was_given_up_and_gets_a_replica_again_loses_nothing() -> No
     assert find_violation(range(COURSES // 2), course=MOVES_BACK) is None
 
 
+def test_what_a_verify_finds_is_copied_from_the_primary() -> None:
+    world = World()
+    aside = other(world.api.record.primary)
+    right = dict(world.drbd.images[aside].blocks)
+    world.do(("rot", aside))
+    assert world.drbd.images[aside].blocks != right
+    world.do(("ask_verify", 0))
+    for _ in range(20):
+        for node in world.nodes:
+            world.do(("loop", node))
+        for name in ("deliver", "meet"):
+            for action in [a for a in world.actions() if a[0] == name]:
+                world.do(action)
+        world.do(("verified", 0))
+        world.do(("copy", 0))
+    assert StepKind.COPY_MARKED in world.steps
+    assert world.drbd.images[aside].blocks == right
+    assert world.api.record.in_sync == {*world.nodes}
+    world.heal()
+
+
 def test_the_courses_reach_what_they_are_meant_to_reach() -> None:
     """A model in which nothing happens would prove nothing."""
-    worlds = [walk(seed) for seed in range(150)]
-    worlds += [walk(seed, course=LOST_SITES) for seed in range(60)]
+    worlds = [walk(seed) for seed in range(80)]
+    worlds += [walk(seed, course=LOST_SITES) for seed in range(40)]
     worlds += [walk(seed, course=MOVES) for seed in range(40)]
     reached = {name for world in worlds for name, _ in world.trace}
     assert reached >= {*FAULTS, *REPAIRS, *AGENTS, *WRITES, "meet", "copy", "lose", "deliver"}
     steps = {step for world in worlds for step in world.steps}
     assert steps >= set(StepKind) - NEVER_IN_THE_MODEL
-    assert max(world.api.record.epoch for world in worlds) >= 4
+    assert max(world.api.record.epoch for world in worlds) >= 3
+    assert reached >= {"approve", "take_back"}
     assert reached >= {"evacuate", "say_gone", "pair", "unpair"}
     assert {"ab", "ac"} <= {"".join(world.members()) for world in worlds}

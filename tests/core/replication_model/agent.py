@@ -22,11 +22,12 @@ from twinvault_core.fence import (
 from twinvault_core.member_plan import MemberPlan, plan_members
 from twinvault_core.model import FirstSync, ReplicationRecord, ReplicationSpec
 from twinvault_core.replication import decide_replication_step
+from twinvault_core.replication_state import SyncState
 from twinvault_core.replication_view import Applied, LocalUse, ReplicationView, Step, StepKind
 from twinvault_core.switchover import plan_switchover
 
-from .api import Replica
-from .kernel import Image, Kernel, other
+from .api import Replica, Report
+from .kernel import BLOCK_BYTES, Image, Kernel, other
 
 if TYPE_CHECKING:
     from .world import World
@@ -42,6 +43,8 @@ class Decisions:
     node_failover: Callable[[NodeView], Any] = plan_node_failover
     switchover: Callable[..., Any] = plan_switchover
     members: Callable[..., MemberPlan] = plan_members
+    reads_the_epoch: bool = True
+    """Whether an operator reads the record anew right before it ends a pod."""
 
 
 @dataclass
@@ -70,16 +73,20 @@ class Agent:
         self.alive = True
         self.loop, self.fence, self.stage = Task(), Task(), Task()
         self.stalled, self.last_left = 0, -1
-        self.different = 0
+        self.looked: Report | None = None
 
     @property
     def reaches(self) -> bool:
         return self.world.api_up[self.node]
 
     def view(self, record: ReplicationRecord | None) -> ReplicationView:
+        self._watch(self.world.drbd.kernels[self.node])
+        return self.see(record)
+
+    def see(self, record: ReplicationRecord | None) -> ReplicationView:
+        """The same without remembering that it was looked at."""
         world, node = self.world, self.node
         kernel, image = world.drbd.kernels[node], world.drbd.images[node]
-        self._watch(kernel)
         return ReplicationView(
             volume="v",
             node=node,
@@ -96,7 +103,7 @@ class Agent:
             diverged=kernel.diverged,
             applied=Applied.ADDRESS if self.meets_another() else world.applied[node],
             stalled=self.stalled,
-            different_bytes=self.different,
+            different_bytes=self._find_different(kernel),
             hold=world.api.hold,
             verify=world.api.verify,
             stale=self.is_stale(),
@@ -123,6 +130,12 @@ class Agent:
     def meets_another(self) -> bool:
         spec, kernel = self.spec(), self.world.drbd.kernels[self.node]
         return self.world.moves and spec is not None and kernel.up and kernel.port != spec.port
+
+    def _find_different(self, kernel: Kernel) -> int:
+        """Of two that are equal and at rest nothing but a verify marks blocks."""
+        seen = kernel.observe()
+        rests = seen is not None and seen.in_sync and kernel.syncing is SyncState.OFF
+        return BLOCK_BYTES * len(kernel.image.dirty) if rests else 0
 
     def _watch(self, kernel: Kernel) -> None:
         if kernel.up and not kernel.attached and not self.detached:
@@ -247,8 +260,13 @@ class Agent:
         self.world.drbd.latched = False
 
     def _do_copy_marked(self, step: Step, kernel: Kernel) -> None:
-        self.different = 0
+        """Marks alone begin no resync, a primary that left its peer does."""
+        unused = not kernel.primary
+        if unused and not self.world.drbd.ask_promotion(self.node):
+            return
         self._do_reconnect(step, kernel)
+        if unused:
+            self.world.drbd.demote(self.node)
 
     def _do_restart_sync(self, _: Step, __: Kernel) -> None:
         self.stalled, self.world.drbd.latched = 0, False
@@ -314,6 +332,15 @@ class Agent:
             task.phase = "sent"
         else:
             task.phase = "ask"
+
+    # -- what it tells -------------------------------------------------------------------------
+
+    def advance_report(self) -> None:
+        """Look at the kernel, then write what was seen; by then it may be otherwise."""
+        if self.looked is None:
+            self.looked = self.world.look(self.node)
+        else:
+            self.world.api.reports[self.node], self.looked = self.looked, None
 
     # -- a pod comes ---------------------------------------------------------------------------
 

@@ -21,15 +21,19 @@ class Sent:
     record: ReplicationRecord
     by: str
     device: Device | None = None
+    approve: str = ""
+    """The word of a person that allowed it; ``word`` tells it from an earlier one."""
+    word: int = 0
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an agent's status says, written together with the renewal of its Lease."""
+    """What an agent's status says. The Lease is renewed apart from it, before or after."""
 
     status: ReplicationStatus = field(default_factory=ReplicationStatus)
     in_use: bool = False
     blank: bool = False
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,13 +77,26 @@ class Api:
     gone: set[str] = field(default_factory=set)
     paired: bool = True
     made: bool = False
+    manual: bool = False
+    approve: str = ""
+    word: int = 0
+    words_used: list[int] = field(default_factory=list)
+    approval_used: str = ""
+    approval_taken: str = ""
+    """By the failover that is told of in the pair's status; used up when that is over."""
     counter: int = 0
 
     def send(
-        self, version: int, record: ReplicationRecord, by: str, device: Device | None = None
+        self,
+        version: int,
+        record: ReplicationRecord,
+        by: str,
+        device: Device | None = None,
+        approve: str = "",
+        word: int = 0,
     ) -> int:
         self.counter += 1
-        self.flight.append(Sent(self.counter, version, record, by, device))
+        self.flight.append(Sent(self.counter, version, record, by, device, approve, word))
         return self.counter
 
     def is_open(self, node: str) -> bool:
@@ -93,6 +110,9 @@ class Api:
             before, self.record = self.record, sent.record
             self.device = sent.device or self.device
             self.made = self.made or len(self.record.in_sync) > 1
+            if sent.approve:
+                self.approval_taken = sent.approve
+                self.words_used.append(sent.word)
             self.version += 1
             self.on_change(before, sent.record, sent.by)
 

@@ -91,10 +91,18 @@ class Drbd:
         image.broken, image.state, image.generation = True, Disk.INCONSISTENT, None
         image.blocks = dict.fromkeys(BLOCKS, 0)
         image.ancestors, image.dirty, image.crashed_primary = set(), set(), False
+        image.rotten.clear()
         kernel = self.kernels[node]
         kernel.attached = False
         self._end_sync(node)
         self.complete()
+
+    def rot(self, node: str) -> None:
+        """The disk gives back, without an error, what nobody wrote."""
+        image = self.images[node]
+        block = BLOCKS[self.next() % len(BLOCKS)]
+        image.blocks[block] = -self.counter
+        image.rotten.add(block)
 
     def replace_disk(self, node: str) -> None:
         self.images[node].broken = False
@@ -392,7 +400,7 @@ class Drbd:
         if source.left and not self.latched:
             block = next((b for b in sorted(source.left) if b not in busy), None)
             if block is not None:
-                target.image.blocks[block] = source.image.blocks[block]
+                target.image.take(block, source.image)
                 source.left.discard(block)
                 target.left.discard(block)
         if not source.left:
@@ -406,15 +414,25 @@ class Drbd:
             mine.syncing, peer.syncing = SyncState.VERIFY_SOURCE, SyncState.VERIFY_TARGET
 
     def end_verify(self) -> bool:
-        """The pass is over; False when there was none, or the link cut it off."""
+        """The pass is over; False when there was none, or the link cut it off. What differs is
+        marked at both sides; that alone copies nothing.
+        """
         for kernel in self.kernels.values():
             if kernel.syncing is not SyncState.VERIFY_SOURCE or not self.linked(kernel.node):
                 continue
             peer = self.other(kernel.node)
             if peer.syncing is SyncState.VERIFY_TARGET:
                 kernel.syncing = peer.syncing = SyncState.OFF
+                self._mark_differing(kernel, peer)
                 return True
         return False
+
+    def _mark_differing(self, one: Kernel, two: Kernel) -> None:
+        busy = {w.block for k in (one, two) for w in k.pending.values()}
+        for block in set(BLOCKS) - busy:
+            if one.image.blocks[block] != two.image.blocks[block]:
+                one.image.dirty.add(block)
+                two.image.dirty.add(block)
 
     def _finish_sync(self, source: Kernel, target: Kernel) -> None:
         target.image.generation = source.image.generation
@@ -482,11 +500,11 @@ class Drbd:
     def _do(self, kernel: Kernel, write: Write, *, local: bool, remote: bool) -> None:
         if local and kernel.attached and not write.local:
             write.local = True
-            kernel.image.blocks[write.block] = write.number
+            kernel.image.hold(write)
         peer = self.other(kernel.node)
         if remote and self.linked(kernel.node) and peer.attached and not write.remote:
             write.remote = True
-            peer.image.blocks[write.block] = write.number
+            peer.image.hold(write)
 
     def _acknowledge_done(self, kernel: Kernel) -> None:
         peer = self.other(kernel.node)

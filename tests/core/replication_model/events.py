@@ -10,6 +10,7 @@ from twinvault_core.replication_view import Applied
 
 from .api import Pod
 from .kernel import BLOCKS, NODES, USABLE
+from .moves import site_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -39,7 +40,8 @@ def _agents_work(world: World) -> Iterator[Action]:
         if agent.stage.phase != "idle" or world.may_stage(node):
             yield ("stage", node)
         if world.api_up[node]:
-            yield ("beat", node)
+            yield ("report", node)
+            yield ("renew", node)
             yield ("kubelet", node)
             if world.moves and agent.heard != world.api.replicas.get(node):
                 yield ("hear", node)
@@ -49,6 +51,7 @@ def _operators_work(world: World) -> Iterator[Action]:
     for index, operator in enumerate(world.operators):
         if operator.alive:
             yield ("sync", index)
+            yield ("leases", index)
             yield ("act", index)
 
 
@@ -95,8 +98,8 @@ def _node_faults(world: World) -> Iterator[Action]:
             yield ("replace_disk", node)
         elif _other_has_all(world, node):
             yield ("break_disk", node)
-        if world.agents[node].alive and drbd.kernels[node].link is not None:
-            yield ("differs", node)
+        if _may_rot(world, node):
+            yield ("rot", node)
 
 
 def _other_faults(world: World) -> Iterator[Action]:
@@ -113,6 +116,10 @@ def _other_faults(world: World) -> Iterator[Action]:
         yield ("operator_down" if operator.alive else "operator_up", index)
     if not drbd.latched and any(k.left for k in drbd.kernels.values()):
         yield ("latch", 0)
+    if api.manual and not api.approve:
+        yield from (("approve", node) for node in world.nodes)
+    elif api.manual:
+        yield ("take_back", 0)
     free = api.pod is None and not api.published and not any(world.staged.values())
     if free and not api.deleting and not world.moves:
         yield ("delete", 0)
@@ -144,6 +151,14 @@ def _other_has_all(world: World, node: str) -> bool:
         and peer in world.api.record.in_sync
         for peer in others
     )
+
+
+def _may_rot(world: World, node: str) -> bool:
+    """Where nobody reads, and the other replica is there to tell what is right."""
+    kernel, record = world.drbd.kernels[node], world.api.record
+    aside = kernel.attached and not kernel.primary and record.primary != node
+    whole = kernel.disk in USABLE and not any(i.rotten for i in world.drbd.images.values())
+    return aside and whole and not world.moves and _other_has_all(world, node)
 
 
 # -- what they do ---------------------------------------------------------------------------------
@@ -185,10 +200,6 @@ def _start_agent(world: World, node: str) -> None:
     world.agents[node].alive = True
 
 
-def _differs(world: World, node: str) -> None:
-    world.agents[node].different = 4096
-
-
 def _schedule(world: World, node: str) -> None:
     world.api.counter += 1
     world.api.pod, world.api.published = Pod(world.api.counter, node), node
@@ -213,11 +224,22 @@ def _evacuate(world: World, node: str) -> None:
     world.api.leaving = {node}
 
 
+def _approve(world: World, node: str) -> None:
+    world.api.approve = site_of(node)
+    world.api.word += 1
+
+
+def _take_back(world: World, _: int) -> None:
+    """``spec.failover.approve`` is cleared."""
+    world.api.approve = ""
+
+
 ON_NODE: Mapping[str, Callable[[World, str], None]] = {
     "loop": lambda world, node: world.agents[node].advance_loop(),
     "fence": lambda world, node: world.agents[node].advance_fence(),
     "stage": lambda world, node: world.agents[node].advance_stage(),
-    "beat": lambda world, node: world.beat(node),
+    "report": lambda world, node: world.agents[node].advance_report(),
+    "renew": lambda world, node: world.renew(node),
     "kubelet": lambda world, node: world.kubelet(node),
     "lose": lambda world, node: world.drbd.lose(node),
     "complete": lambda world, _: world.drbd.complete(),
@@ -231,10 +253,11 @@ ON_NODE: Mapping[str, Callable[[World, str], None]] = {
     "api_up": _api_up,
     "kill_agent": _kill_agent,
     "start_agent": _start_agent,
-    "differs": _differs,
+    "rot": lambda world, node: world.drbd.rot(node),
     "schedule": _schedule,
     "hear": lambda world, node: world.agents[node].hear(),
     "evacuate": _evacuate,
+    "approve": _approve,
     "say_gone": lambda world, node: world.api.gone.add(node),
     **{f"write{how}": _write(how) for how in range(4)},
 }
@@ -311,6 +334,7 @@ def _set_paired(world: World, paired: bool) -> None:
 
 ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
     "sync": lambda world, index: world.operators[index].sync(),
+    "leases": lambda world, index: world.operators[index].read_leases(),
     "act": lambda world, index: world.operators[index].act(),
     "deliver": lambda world, index: world.api.deliver(index),
     "touch": lambda world, _: world.api.touch(),
@@ -333,5 +357,6 @@ ELSEWHERE: Mapping[str, Callable[[World, int], None]] = {
     "verified": _verified,
     "stay": lambda world, _: world.api.leaving.clear(),
     "pair": lambda world, _: _set_paired(world, True),
+    "take_back": _take_back,
     "unpair": lambda world, _: _set_paired(world, False),
 }

@@ -15,6 +15,7 @@ from twinvault_core.replication_state import (
 )
 
 BLOCKS = (0, 1, 2)
+BLOCK_BYTES = 4096
 NODES = ("a", "b")
 
 _PAUSED = {
@@ -40,6 +41,18 @@ class Image:
     crashed_primary: bool = False
     broken: bool = False
     """Gives I/O errors; its content counts as lost."""
+    rotten: set[int] = field(default_factory=set)
+    """Blocks that hold something else than what was written, and nobody knows."""
+
+    def hold(self, write: Write) -> None:
+        self.blocks[write.block] = write.number
+        self.rotten.discard(write.block)
+
+    def take(self, block: int, source: Image) -> None:
+        """Copied from the other replica, rotten or not."""
+        self.blocks[block] = source.blocks[block]
+        self.rotten.discard(block)
+        self.rotten |= source.rotten & {block}
 
 
 @dataclass

@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 from twinvault_core import (
     failover,
     fence,
     member_plan,
+    replicated_status,
     replication,
     replication_record,
     replication_start,
 )
 from twinvault_core.failover import Loss
+from twinvault_core.failover_view import NodeView, Wait
 from twinvault_core.fence import CasOutcome, FenceAnswer, FenceExit, Promotion
 from twinvault_core.model import ReplicationRecord, Volume
 from twinvault_core.numbers import Device
+from twinvault_core.replication_hold import let_go
 from twinvault_core.replication_record import Made
-from twinvault_core.replication_state import Disk
+from twinvault_core.replication_state import Disk, DrbdState
 from twinvault_core.replication_view import ReplicationView, Step, StepKind
 
 from .agent import Decisions
@@ -205,6 +209,100 @@ def without_members() -> Iterator[Decisions]:
         yield Decisions()
 
 
+@contextmanager
+def with_the_question_answered_by_anyone() -> Iterator[Decisions]:
+    """Whoever lost its peer may go on, whoever is primary by the record meanwhile."""
+
+    def answer(
+        node: str,
+        record: ReplicationRecord | None,
+        disk: Disk,
+        outcome: CasOutcome | None = None,
+    ) -> FenceAnswer:
+        if record is not None and record.primary != node and disk in USABLE:
+            return FenceAnswer(FenceExit.PEER_OUTDATED, "Alone", "it was primary before")
+        return fence.decide_fence_answer(node, record, disk, outcome)
+
+    yield Decisions(fence=answer)
+
+
+@contextmanager
+def with_frozen_io_that_goes_on() -> Iterator[Decisions]:
+    """Frozen I/O of a primary that was superseded goes on instead of ending in errors."""
+
+    def go_on(view: ReplicationView, record: ReplicationRecord, drbd: DrbdState) -> Step | None:
+        step = let_go(view, record, drbd)
+        if step is None or step.kind is not StepKind.GIVE_UP_FROZEN_IO:
+            return step
+        after = replace(record, serial=record.serial + 1)
+        return Step(StepKind.FENCE_THEN_RESUME, "PeerLost", "goes on", write=after)
+
+    with patch.object(replication, "RULES", _replace_rule(let_go, go_on)):
+        yield Decisions()
+
+
+@contextmanager
+def without_letting_go() -> Iterator[Decisions]:
+    """A primary that was superseded stays as it is."""
+    with patch.object(replication, "RULES", _replace_rule(let_go, lambda *_: None)):
+        yield Decisions()
+
+
+@contextmanager
+def without_patience_that_ends() -> Iterator[Decisions]:
+    """A resync that stands still is waited for."""
+    with patch.object(replication, "STALLED_OBSERVATIONS", 1 << 30):
+        yield Decisions()
+
+
+@contextmanager
+def with_everything_fenced() -> Iterator[Decisions]:
+    """Pods and attachments of a silent node go, whatever the record says of their volumes."""
+
+    def fenced(view: NodeView) -> frozenset[str]:
+        return frozenset(e.name for e in view.volumes)
+
+    with patch.object(failover, "find_fenced", fenced):
+        yield Decisions()
+
+
+@contextmanager
+def without_the_epoch() -> Iterator[Decisions]:
+    """An operator ends pods for what its cache says, and reads no record before."""
+    yield Decisions(reads_the_epoch=False)
+
+
+@contextmanager
+def without_approval() -> Iterator[Decisions]:
+    """A pair with the policy Manual fails over by itself."""
+    real = failover._find_obstacle
+
+    def find(*args: Any) -> Wait | None:
+        found = real(*args)
+        return None if found is not None and found.reason == "ApprovalNeeded" else found
+
+    with patch.object(failover, "_find_obstacle", find):
+        yield Decisions()
+
+
+@contextmanager
+def without_conditions() -> Iterator[Decisions]:
+    """The conditions say that nothing is wrong, whatever the replicas lack."""
+    with patch.object(replicated_status, "_find_weakness", lambda *_: None):
+        yield Decisions()
+
+
+@contextmanager
+def without_telling_of_stops() -> Iterator[Decisions]:
+    """The conditions call a volume ready whose I/O is frozen or whose node is lost."""
+    with patch.object(replicated_status, "_find_stop", lambda *_: None):
+        yield Decisions()
+
+
+def _replace_rule(real: replication.Rule, other: replication.Rule) -> tuple[replication.Rule, ...]:
+    return tuple(other if rule is real else rule for rule in replication.RULES)
+
+
 MUTATIONS: dict[str, Callable[[], AbstractContextManager[Decisions]]] = {
     "R1": without_r1,
     "R2 when the record moves": without_r2,
@@ -218,4 +316,13 @@ MUTATIONS: dict[str, Callable[[], AbstractContextManager[Decisions]]] = {
     "each set of replicas has its own port": with_a_port_for_life,
     "an earlier replica is copied whole": with_trust_in_earlier_replicas,
     "the record knows who has a replica": without_members,
+    "the question is answered by the record": with_the_question_answered_by_anyone,
+    "frozen I/O of before ends in errors": with_frozen_io_that_goes_on,
+    "who was superseded lets go": without_letting_go,
+    "a resync that stands still begins anew": without_patience_that_ends,
+    "only what is fenced is evicted": with_everything_fenced,
+    "the epoch is read before a pod goes": without_the_epoch,
+    "a person approves": without_approval,
+    "Degraded says what is lacking": without_conditions,
+    "Ready says why it is not": without_telling_of_stops,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from twinvault_core.failover_view import (
@@ -15,6 +15,7 @@ from twinvault_core.failover_view import (
     NodeView,
     PairPolicy,
     PodUse,
+    Policy,
     Swap,
     TaintResyncing,
     Untaint,
@@ -24,6 +25,7 @@ from twinvault_core.failover_view import (
 from twinvault_core.model import FirstSync, Meta, ReplicaState, Volume, VolumeReplica
 from twinvault_core.names import FINALIZER_REPLICA
 from twinvault_core.replication_state import Disk
+from twinvault_core.switchover import choose_approval
 
 from .api import Replica, Report
 from .moves import plan_and_apply, site_of
@@ -33,6 +35,14 @@ if TYPE_CHECKING:
 
 EXPIRED_TICKS = 3
 STABLE_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Heard:
+    """For how long nodes' agents had renewed no Lease, and who had told of a link last."""
+
+    silent_ticks: dict[str, int]
+    told_of_link: set[str]
 
 
 class Operator:
@@ -45,10 +55,12 @@ class Operator:
     def restart(self) -> None:
         self.alive = True
         self.seen: dict[str, LeaseWatch] = {}
+        self.silent: dict[str, int] = {}
         self.cache: dict[str, Any] = {}
 
     def sync(self) -> None:
-        api, now = self.world.api, self.world.tick
+        """What its watches tell: everything but the Leases, which it reads apart."""
+        api = self.world.api
         self.cache = {
             "record": api.record,
             "version": api.version,
@@ -65,7 +77,15 @@ class Operator:
             "gone": set(api.gone),
             "paired": api.paired,
             "made": api.made,
+            "approve": api.approve,
+            "word": api.word,
+            "approval_used": api.approval_used,
+            "approval_taken": api.approval_taken,
+            "told_of_link": self.world.told_of_link(),
         }
+
+    def read_leases(self) -> None:
+        api, now = self.world.api, self.world.tick
         for node in self.world.nodes:
             self.seen[node] = watch_lease(
                 self.seen.get(node),
@@ -74,13 +94,14 @@ class Operator:
                 read_ended=now,
                 duration_seconds=EXPIRED_TICKS,
             )
-        self.cache["heard"] = self.world.heard()
+        self.silent = self.world.silent_ticks()
 
     def act(self) -> None:
-        if not self.cache or self.cache["deleting"]:
+        if not self.cache or not self.seen or self.cache["deleting"]:
             return
         nodes = {node: self._evidence(node) for node in self.world.nodes}
-        volume = self._volume()
+        volume = self.observe_volume()
+        self._keep_approval()
         if self.world.moves:
             plan_and_apply(self, volume, nodes)
         else:
@@ -110,18 +131,37 @@ class Operator:
             resyncing_seconds=self.world.tick - self.cache["resyncing"].get(node, 0),
         )
 
-    def _volume(self) -> VolumeEvidence:
+    def observe_volume(self) -> VolumeEvidence:
         published = (self.cache["published"],) if self.cache["published"] else ()
         volume = Volume(
-            Meta("v", resource_version=str(self.cache["version"])),
+            Meta("v", uid="uid", resource_version=str(self.cache["version"])),
             4096,
             "fast",
             published_to=published,
             record=self.cache["record"],
+            status_size_bytes=4096 if self.cache["made"] else 0,
+            status={"placement": {"nodes": self.world.members()}},
         )
         held = self.cache["replicas"] if self.world.moves else self.world.nodes
         replicas = tuple(self._replica(node) for node in sorted(held))
-        return VolumeEvidence(volume, replicas, PairPolicy(stable_seconds=STABLE_TICKS))
+        return VolumeEvidence(volume, replicas, self.choose_policy())
+
+    def choose_policy(self) -> PairPolicy:
+        policy = Policy.MANUAL if self.world.api.manual else Policy.AUTOMATIC
+        approved = choose_approval(self.cache["approve"], self.cache["approval_used"])[0]
+        return PairPolicy(policy, approved, STABLE_TICKS)
+
+    def _keep_approval(self) -> None:
+        """An approval counts once; cleared and set again it counts again."""
+        api, cache = self.world.api, self.cache
+        known = ("approve", "word", "approval_used", "approval_taken")
+        if any(cache[name] != getattr(api, name) for name in known):
+            return
+        _, used = choose_approval(cache["approve"], cache["approval_used"])
+        if cache["approval_taken"]:
+            used, api.approval_taken = cache["approval_taken"], ""
+            used = choose_approval(cache["approve"], used)[1]
+        api.approval_used = used
 
     def _replica(self, node: str) -> VolumeReplica:
         report: Report | None = self.cache["reports"].get(node)
@@ -139,7 +179,8 @@ class Operator:
             site_of(node),
             "fast",
             4096,
-            state=ReplicaState.READY,
+            state=ReplicaState.FAILED if report and report.broken else ReplicaState.READY,
+            message="the disk gives errors" if report and report.broken else "",
             status_size_bytes=4096,
             in_use=report is not None and report.in_use,
             replication=known.spec if known else None,
@@ -147,22 +188,27 @@ class Operator:
         )
 
     def _first_sync(self) -> None:
+        if self.finds_both_blank():
+            self.world.api.first_sync = FirstSync.SKIP.value
+
+    def finds_both_blank(self) -> bool:
         reports = [self.cache["reports"].get(node) for node in self.world.nodes]
-        new = all(
+        return all(
             r is not None
             and r.blank
             and not r.status.link_down
             and r.status.disk is Disk.INCONSISTENT
             for r in reports
         )
-        if new:
-            self.world.api.first_sync = FirstSync.SKIP.value
 
     def _apply(self, step: Any, nodes: dict[str, NodeEvidence]) -> None:
         api = self.world.api
         if isinstance(step, Swap):
-            self.world.check_failover(step, self.cache["heard"])
-            self._send(step)
+            heard = Heard(self.silent, self.cache["told_of_link"])
+            self.world.check_failover(step, heard)
+            approve = self.cache["approve"] if self.world.api.manual else ""
+            self.world.check_approval(step, approve, self.cache["approval_used"])
+            self._send(step, approve)
         elif isinstance(step, MarkLost):
             api.marked.add(step.node)
             api.resyncing.pop(step.node, None)
@@ -174,17 +220,21 @@ class Operator:
             api.resyncing.pop(step.node, None)
         elif isinstance(step, DeletePod):
             same = api.pod is not None and str(api.pod.uid) == step.pod.uid
-            planned = (step.epochs, step.primaries)
-            if same and planned == ({"v": api.record.epoch}, {"v": api.record.primary}):
+            if same and self._is_current(step.epochs["v"], step.primaries["v"]):
                 self.world.check_eviction(step.pod.node)
                 api.pod = None
         elif isinstance(step, DeleteVolumeAttachment):
             same = api.published == step.attachment.node
-            record = (api.record.epoch, api.record.primary)
-            if same and (step.epoch, step.primary) == record:
+            if same and self._is_current(step.epoch, step.primary):
                 self.world.check_eviction(step.attachment.node)
                 api.published = ""
 
-    def _send(self, swap: Swap) -> None:
+    def _is_current(self, epoch: int, primary: str) -> bool:
+        record = self.world.api.record
+        reads = self.world.decisions.reads_the_epoch
+        return not reads or (epoch, primary) == (record.epoch, record.primary)
+
+    def _send(self, swap: Swap, approve: str = "") -> None:
         version = int(swap.volume.meta.resource_version)
-        self.world.api.send(version, swap.after, "")
+        word = self.cache["word"] if approve else 0
+        self.world.api.send(version, swap.after, "", approve=approve, word=word)

@@ -6,7 +6,7 @@ any course ``heal()`` takes all faults away and demands that the volume works ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from twinvault_core.failover_view import Swap
 from twinvault_core.fence import FenceExit
@@ -19,19 +19,13 @@ from .api import Api, Report
 from .drbd import Drbd
 from .events import ELSEWHERE, ON_NODE, Action, list_actions
 from .kernel import BLOCKS, NODES, USABLE, Write
-from .operator import EXPIRED_TICKS, Operator
+from .moves import site_of
+from .operator import EXPIRED_TICKS, Heard, Operator
+from .progress import find_standstill
 
 
 class ViolationError(AssertionError):
     """One of the invariants does not hold."""
-
-
-@dataclass(frozen=True)
-class Heard:
-    """For how long a node's agent has renewed no Lease, and whether it had a link then."""
-
-    silent_ticks: int
-    saw_link: bool
 
 
 class World:
@@ -49,10 +43,12 @@ class World:
         *,
         ready: bool = True,
         nodes: tuple[str, ...] = NODES,
+        manual: bool = False,
     ) -> None:
         self.decisions, self.nodes = decisions or Decisions(), nodes
         self.moves = len(nodes) > len(NODES)
         self.api = Api(self._record_changed)
+        self.api.manual = manual
         self.api.lease = dict.fromkeys(nodes, 0)
         if self.moves:
             self.api.record = replace(self.api.record, nodes=frozenset(NODES))
@@ -65,7 +61,6 @@ class World:
         self.operators = [Operator(self), Operator(self)]
         self.tick = 0
         self.renewed = dict.fromkeys(self.nodes, 0)
-        self.saw_link = dict.fromkeys(self.nodes, False)
         self.trace: list[Action] = []
         self.steps: set[StepKind] = set()
         if ready:
@@ -81,6 +76,12 @@ class World:
         for node in self.nodes:
             if self.drbd.kernels[node].diverged:
                 raise ViolationError("the replicas diverged")
+        words = self.api.words_used
+        if len(words) != len(set(words)):
+            raise ViolationError("one approval allowed two failovers")
+        standstill = find_standstill(self)
+        if standstill:
+            raise ViolationError(f"{standstill}, nobody does anything, no condition says why")
 
     def _check_every_write_is_held(self) -> None:
         """Whoever the record allows to be primary, and the kernel too, misses nothing."""
@@ -89,7 +90,7 @@ class World:
             if image.state not in USABLE or image.broken or self.agents[node].detached:
                 continue
             for block, number in self.acknowledged.items():
-                if image.blocks[block] < number:
+                if block not in image.rotten and image.blocks[block] < number:
                     raise ViolationError(f"{node} may become primary and misses write {number}")
 
     def _acknowledged(self, node: str, write: Write, alone: bool) -> None:
@@ -114,21 +115,33 @@ class World:
             raise ViolationError("a decision that does not say why")
         self.steps.add(step.kind)
 
-    def heard(self) -> dict[str, Heard]:
-        """The truth, at the moment that an operator looks."""
-        return {
-            node: Heard(self.tick - self.renewed[node], self.saw_link[node]) for node in self.nodes
-        }
+    def silent_ticks(self) -> dict[str, int]:
+        """The truth, at the moment that an operator reads the Leases."""
+        return {node: self.tick - self.renewed[node] for node in self.nodes}
 
-    def check_failover(self, swap: Swap, heard: dict[str, Heard]) -> None:
-        """A failover had its evidence: one is silent, and the other saw the link down."""
+    def told_of_link(self) -> set[str]:
+        return {n for n, report in self.api.reports.items() if not report.status.link_down}
+
+    def check_failover(self, swap: Swap, heard: Heard) -> None:
+        """A failover had its evidence: one is silent, and the other told of a link that is down.
+
+        The two come independently, and what was told may be old: it keeps failovers from being
+        needless, and nothing that must never happen may hang on it.
+        """
         lost = swap.before.primary
         if swap.reason == "DiskLost":
             return
-        if heard[lost].silent_ticks < EXPIRED_TICKS:
+        if heard.silent_ticks[lost] < EXPIRED_TICKS:
             raise ViolationError(f"{lost} was given up while its agent was heard")
-        if heard[swap.after.primary].saw_link:
+        if swap.after.primary in heard.told_of_link:
             raise ViolationError(f"{lost} was given up while its link was up")
+
+    def check_approval(self, swap: Swap, approve: str, used: str) -> None:
+        """With the policy Manual each failover has the word of a person, which counts once."""
+        if not self.api.manual:
+            return
+        if approve != site_of(swap.after.primary) or approve == used:
+            raise ViolationError(f"{swap.after.primary} took over and nobody approved")
 
     def check_eviction(self, node: str) -> None:
         if self.api.record.primary == node:
@@ -160,8 +173,8 @@ class World:
         if not self.app[node] and not kernel.frozen and not kernel.pending:
             self.staged[node] = False
 
-    def beat(self, node: str) -> None:
-        """What has changed is reported first, then the Lease is renewed."""
+    def look(self, node: str) -> Report:
+        """What the agent's status is going to say."""
         kernel = self.drbd.kernels[node]
         state = kernel.observe()
         status = ReplicationStatus()
@@ -174,10 +187,12 @@ class World:
                 state.peer_disk,
                 frozen=kernel.frozen,
             )
-        blank = is_blank(self.drbd.images[node])
-        self.api.reports[node] = Report(status, self.staged[node], blank)
+        image = self.drbd.images[node]
+        return Report(status, self.staged[node], is_blank(image), image.broken)
+
+    def renew(self, node: str) -> None:
         self.api.lease[node] += 1
-        self.renewed[node], self.saw_link[node] = self.tick, kernel.link is not None
+        self.renewed[node] = self.tick
 
     def kubelet(self, node: str) -> None:
         """Containers that ended start again; a pod that is not wanted here any more ends."""
@@ -221,6 +236,7 @@ class World:
         for operator in self.operators:
             operator.alive = True
         self.api.hold = False
+        self.api.verify |= any(image.rotten for image in self.drbd.images.values())
         for _ in range(rounds):
             self._fair_round()
             if self._is_whole():
@@ -228,18 +244,22 @@ class World:
         raise ViolationError(f"stuck: {self._describe()}")
 
     def _fair_round(self) -> None:
-        for action in (("tick", 0), ("sync", 0), ("act", 0), ("sync", 1), ("act", 1)):
-            self.do(action)
-            self._deliver_all()
+        self.do(("tick", 0))
+        self._operators_work()
         for node in self.nodes:
             for name in ("loop", "fence", "stage"):
                 for _ in range(4):
                     getattr(self.agents[node], f"advance_{name}")()
                     self._deliver_all()
                     self.check()
-            for name in ("kubelet", "beat", *(("hear",) if self.moves else ())):
+            for name in ("kubelet", "report", "report", "renew"):
                 self.do((name, node))
+            if self.moves:
+                self.do(("hear", node))
         self._kernels_go_on()
+        self._pod_comes()
+
+    def _pod_comes(self) -> None:
         pod = self.api.pod
         if pod is not None and pod.node not in self.members() and not self.api.published:
             self.do(("end_pod", 0))  # it was scheduled before its node lost the replica
@@ -250,6 +270,12 @@ class World:
             target = members[self.drbd.counter % len(members)]
             if self.api.is_open(target):
                 self.do(("schedule", target))
+
+    def _operators_work(self) -> None:
+        for index in range(len(self.operators)):
+            for name in ("leases", "sync", "act"):
+                self.do((name, index))
+                self._deliver_all()
 
     def _deliver_all(self) -> None:
         while self.api.flight:
