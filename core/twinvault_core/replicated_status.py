@@ -75,6 +75,17 @@ def was_forced(volume: Volume, record: ReplicationRecord) -> bool:
     return chosen and record.in_sync == {record.primary}
 
 
+def choose_usable_bytes(volume: Volume, images_bytes: int, primary: VolumeReplica | None) -> int:
+    """Size that a pod has of a volume whose images all have ``images_bytes``: the device of the
+    primary grows last, and only while both replicas are in sync. Promised before, the new size
+    would be asked of a node that cannot give it, and kubelet asks a node only once.
+    """
+    report = primary.replication_status if primary is not None else None
+    if report is None or not report.device_bytes or not volume.status_size_bytes:
+        return images_bytes
+    return min(images_bytes, max(report.device_bytes, volume.status_size_bytes))
+
+
 def _note_used_force(volume: Volume, state: VolumeState) -> VolumeState:
     if not is_force_used(volume):
         return state
@@ -240,8 +251,10 @@ def _judge_serving(
     if growth is not None:
         stuck = Condition(PROGRESSING, False, growth.refused, growth.message)
         return VolumeState(phase, ready, stuck, degraded)
-    if any(r.status_size_bytes < volume.size_bytes for r in view.member_replicas()):
+    images = min((r.status_size_bytes for r in view.member_replicas()), default=0)
+    if choose_usable_bytes(volume, images, _replica(view, record.primary)) < volume.size_bytes:
         text = f"growing to {format_bytes(volume.size_bytes)}"
+        text += ", when both replicas are in sync" if degraded.status else ""
         busy = Condition(PROGRESSING, True, reasons.EXPANDING, text)
         phase = phase if degraded.status else Phase.EXPANDING
         return VolumeState(phase, ready, busy, degraded)

@@ -21,7 +21,12 @@ from .model import Phase, ReplicaState, ReplicationRecord, Volume, VolumeReplica
 from .names import ANNOTATION_PVC
 from .numbers import Device
 from .placement import Choice, Refusal, shorten_reasons
-from .replicated_status import is_in_sync, is_replicated, judge_replicated
+from .replicated_status import (
+    choose_usable_bytes,
+    is_in_sync,
+    is_replicated,
+    judge_replicated,
+)
 from .sizing import format_bytes, format_share
 from .volume_delete import find_use
 from .volume_state import IDLE, WHOLE, Growth, VolumeState, being_made, broken
@@ -219,6 +224,9 @@ def _sizes(view: VolumeView, volume: Volume) -> dict[str, Any]:
     if not made or _is_unequal(volume, len(made)):
         return {}
     size = min(r.status_size_bytes for r in made)
+    if volume.record is not None:
+        primary = next((r for r in made if r.node == volume.record.primary), None)
+        size = choose_usable_bytes(volume, size, primary)
     used = max(r.allocated_bytes for r in made)
     before = int(volume.status.get("usedBytes") or 0)
     step = size * USED_STEP_PERCENT // 100

@@ -151,6 +151,7 @@ class Publishing:
             raise NotFoundError(f"volume {request.volume_id} is not staged on this node")
         image.grow(data, record.size_bytes)
         if attached.replicated and loop.read_size(attached.device) < request.size_bytes:
+            # This code, of all, lets kubelet start the pod nevertheless; it does not ask again.
             raise FailedPreconditionError(
                 f"volume {request.volume_id} has not grown yet: both replicas must have the new"
                 " size and be in sync; try again"

@@ -413,6 +413,10 @@ async def test_a_slow_question_of_the_desk_blocks_nobody(metro: MetroWorld) -> N
         assert metro.record.in_sync == {EAST}
 
 
+def _device_bytes(metro: MetroWorld) -> int:
+    return int(metro.east.status.get("deviceBytes") or 0)
+
+
 async def test_both_grow_and_then_the_device(metro: MetroWorld) -> None:
     async with metro.running():
         for side in metro.sides:
@@ -424,6 +428,24 @@ async def test_both_grow_and_then_the_device(metro: MetroWorld) -> None:
             await metro.api.put(REPLICAS, {**obj, "spec": spec})
         await metro.until(lambda: "resize" in metro.east.drbd.told, "the device to grow")
         assert "resize" not in metro.west.drbd.told
+        await metro.until(lambda: _device_bytes(metro) == 2 << 30, "the new size to be told")
+
+
+async def test_a_filesystem_follows_a_device_that_the_kernels_grew_by_themselves(
+    metro: MetroWorld,
+) -> None:
+    """Both images grew, the link was cut before the device did, and then it was whole again."""
+    async with metro.running():
+        for side in metro.sides:
+            side.drbd.size_bytes = 1 << 30
+        await metro.east.stage()
+        await metro.until(lambda: _device_bytes(metro) == 1 << 30, "the size to be told")
+        assert "resize" not in metro.east.drbd.told
+        metro.east.drbd.size_bytes = 2 << 30
+        metro.pair.cut()
+        await metro.until(lambda: metro.record.in_sync == {EAST}, "east to go on alone", 8)
+        metro.pair.heal()
+        await metro.until(lambda: "resize" in metro.east.drbd.told, "the filesystem to grow", 8)
 
 
 async def test_a_node_without_drbd_says_what_to_install(metro: MetroWorld) -> None:

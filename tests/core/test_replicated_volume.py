@@ -618,6 +618,26 @@ def test_both_replicas_grow_or_none() -> None:
     assert condition(refused, "Progressing")["reason"] == reasons.NO_CAPACITY
 
 
+def test_a_pod_is_promised_the_new_size_only_when_the_device_has_it() -> None:
+    """Kubelet asks a node once to grow; a node whose device cannot grow yet has to refuse."""
+    asked = placed(size_bytes=2 * GIB)
+    images = tuple(replace(r, size_bytes=2 * GIB, status_size_bytes=2 * GIB) for r in sides())
+
+    def report(device_bytes: int) -> Plan:
+        own = tuple(
+            replace(r, replication_status=replace(r.replication_status, device_bytes=device_bytes))
+            for r in images
+        )
+        return plan(asked, replicas=own)
+
+    waiting = report(GIB)
+    assert status(waiting).get("sizeBytes", GIB) == GIB
+    assert condition(waiting, "Progressing")["reason"] == reasons.EXPANDING
+    grown = report(2 * GIB)
+    assert status(grown)["sizeBytes"] == 2 * GIB
+    assert condition(grown, "Progressing")["status"] == "False"
+
+
 def test_deletion_erases_both_also_while_resyncing_then_frees_the_number() -> None:
     going = placed(("east-1",), meta={**KEPT, "deletionTimestamp": NOW})
     made = plan(going, replicas=sides(**RESYNC))

@@ -189,10 +189,10 @@ class ReplicationStatus:
 
     ``frozen_since`` is RFC 3339, empty while I/O flows; ``stalled_since`` likewise, for requests
     that do not end although nothing is frozen; ``disconnected_since`` is empty while the link is
-    up. ``blank``: the metadata was just made and
-    the image has not one allocated extent. ``diverged``: both sides hold writes that the other
-    lacks. ``epoch``: of the record that the agent read last. ``step`` and ``message``: what it does
-    next and why, for people.
+    up. ``device_bytes``: of the replicated device, which grows after both images have; 0 while it
+    was never seen. ``blank``: the metadata was just made and the image has not one allocated
+    extent. ``diverged``: both sides hold writes that the other lacks. ``epoch``: of the record that
+    the agent read last. ``step`` and ``message``: what it does next and why, for people.
     """
 
     connection: Connection = Connection.STANDALONE
@@ -204,6 +204,7 @@ class ReplicationStatus:
     frozen_since: str = ""
     stalled_since: str = ""
     disconnected_since: str = ""
+    device_bytes: int = 0
     blank: bool = False
     diverged: bool = False
     different_bytes: int = 0
@@ -232,6 +233,7 @@ class ReplicationStatus:
             frozen_since=raw.get("frozenSince") or "",
             stalled_since=raw.get("stalledSince") or "",
             disconnected_since=raw.get("disconnectedSince") or "",
+            device_bytes=int(raw.get("deviceBytes") or 0),
             blank=bool(raw.get("blank")),
             diverged=bool(raw.get("diverged")),
             different_bytes=int(raw.get("differentBytes") or 0),
@@ -254,6 +256,7 @@ class ReplicationStatus:
             "frozenSince": self.frozen_since or None,
             "stalledSince": self.stalled_since or None,
             "disconnectedSince": self.disconnected_since or None,
+            "deviceBytes": self.device_bytes or None,
             "blank": self.blank,
             "diverged": self.diverged,
             "differentBytes": self.different_bytes,

@@ -105,6 +105,7 @@ class ReplicationParts:
         # The look may be older than what DRBD has told since.
         drbd = self.feed.state(view.volume) or view.drbd
         syncing = drbd is not None and drbd.syncing
+        resource = facts.resource if facts is not None else None
         self.reporter.decided(
             view,
             decided.step,
@@ -112,6 +113,7 @@ class ReplicationParts:
             epoch=self.records.last_epoch(view.volume),
             resync=facts.resync if facts is not None and syncing else None,
             verify=decided.seen.verify,
+            device_bytes=resource.size_bytes if resource is not None else 0,
             trouble=trouble,
         )
 

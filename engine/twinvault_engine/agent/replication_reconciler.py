@@ -101,6 +101,8 @@ class ReplicationReconciler:
         self._on_frozen, self._on_down = on_frozen, on_down
         self._rested: dict[str, _Rest] = {}
         self._same: dict[str, tuple[StepKind, int]] = {}
+        self._sizes: dict[str, int] = {}
+        """Of devices that are primary here, as seen last; their filesystems were grown to that."""
 
     def unsettle(self, volume_id: str) -> None:
         """Something that is not in ``_sign`` changed: look at it again."""
@@ -109,6 +111,7 @@ class ReplicationReconciler:
     def forget(self, volume_id: str) -> None:
         self._rested.pop(volume_id, None)
         self._same.pop(volume_id, None)
+        self._sizes.pop(volume_id, None)
         self._parts.forget(volume_id)
 
     async def reconcile(self, name: str) -> float | None:
@@ -234,8 +237,9 @@ class ReplicationReconciler:
         if step.well and drbd is not None and drbd.in_sync:
             self._same.pop(volume, None)
             await self._settle_equal(replica, decided)
-            if await self._grow(replica, decided):
-                return GROWTH_SECONDS
+            again = await self._grow(replica, decided)
+            if again is not None:
+                return again
         if drbd is not None and drbd.verifying:
             return VERIFY_SECONDS
         # Without the record nobody rests, however well the kernel looks:
@@ -262,25 +266,37 @@ class ReplicationReconciler:
 
     # -- growth ----------------------------------------------------------------------------------
 
-    async def _grow(self, replica: VolumeReplica, decided: Decided) -> bool:
-        """At the primary, when both images have grown, the device takes their size. True while it
-        is to be asked again: the other node's growth is not told to this one.
+    async def _grow(self, replica: VolumeReplica, decided: Decided) -> float | None:
+        """At the primary, when both images have grown, the device takes their size, and a mounted
+        filesystem the device's. Seconds until it is to be asked again (the other node's growth is
+        not told to this one, and the device's new size is to be told); None when all is done.
+
+        Why the filesystem is looked at although the device has its size: kernels that meet again
+        after a cut take the new size of both images by themselves.
         """
         view, facts = decided.seen.view, decided.seen.facts
         if facts is None or facts.resource is None or view.record is None:
-            return False
-        size = facts.resource.size_bytes
-        if view.record.primary != view.node or not 0 < size < replica.status_size_bytes:
-            return False
-        try:
-            peer = await self._client.get(VOLUME_REPLICAS, replica_name(replica.volume, view.peer))
-        except NotFoundError:
-            return False
-        if VolumeReplica.parse(peer).status_size_bytes < replica.status_size_bytes:
-            return True
+            return None
+        size, volume = facts.resource.size_bytes, replica.volume
+        if view.record.primary != view.node or not size:
+            self._sizes.pop(volume, None)
+            return None
+        before, self._sizes[volume] = self._sizes.get(volume, size), size
+        if size < replica.status_size_bytes:
+            if not await self._has_peer_grown(replica, view.peer):
+                return GROWTH_SECONDS
+        elif size == before:
+            return None
         # Sparse files that were made longer: nobody but DRBD writes to them, and it has not yet.
-        work = partial(self._storage.resize, replica.pool, replica.volume, peer_part_is_blank=True)
-        keys = [volume_key(replica.volume)]
+        work = partial(self._storage.resize, replica.pool, volume, peer_part_is_blank=True)
+        keys = [volume_key(volume)]
         async with self._parts.locks.hold(keys, "the device grows", wait_seconds=LOCK_SECONDS):
             await self._heavy.run("grow_replica", work)
-        return False
+        return 0.0 if size < replica.status_size_bytes else None
+
+    async def _has_peer_grown(self, replica: VolumeReplica, peer: str) -> bool:
+        try:
+            obj = await self._client.get(VOLUME_REPLICAS, replica_name(replica.volume, peer))
+        except NotFoundError:
+            return False
+        return VolumeReplica.parse(obj).status_size_bytes >= replica.status_size_bytes

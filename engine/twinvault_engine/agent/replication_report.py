@@ -83,9 +83,12 @@ class ReplicationReporter:
         epoch: int,
         resync: Resync | None,
         verify: VerifyReport | None = None,
+        device_bytes: int = 0,
         trouble: str = "",
     ) -> None:
-        """What the agent does next and why; ``trouble``: why that did not work just now."""
+        """What the agent does next and why; ``trouble``: why that did not work just now.
+        ``device_bytes``: 0 while the kernel does not have the device; what it had last stays.
+        """
         entry = self._entries.get(view.volume) or self._begin(view.volume)
         before = entry.status
         self._take(entry, drbd)
@@ -94,6 +97,7 @@ class ReplicationReporter:
         message = f"{step.message}; {trouble}" if trouble else step.message
         entry.status = replace(
             entry.status,
+            device_bytes=device_bytes or before.device_bytes,
             blank=view.blank,
             diverged=view.diverged,
             different_bytes=view.different_bytes,
