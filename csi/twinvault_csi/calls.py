@@ -49,7 +49,7 @@ def wait_seconds(context: Context) -> float:
     left = context.time_remaining()
     if left is None or left > 24 * 3600:
         return FALLBACK_SECONDS
-    return max(0.01, left - min(0.5, left / 10))
+    return max(0.01, left - min(0.5, left / 2))
 
 
 def describe_request(message: Message) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.uml.driver import InsideError
 from tests.uml.kernels import EAST, WEST
-from tests.uml.metro import MIB, Metro, Writer
+from tests.uml.metro import MIB, POOL_IMAGE, Metro, Writer
 
 DEVICE_BYTES = 64 * MIB
 
@@ -108,3 +108,33 @@ def test_writes_that_a_person_gave_up_are_discarded(metro: Metro) -> None:
         EAST, "sha256sum /var/lib/twinvault/pools/fast/volumes/chosen/data.img"
     )
     assert again == kept
+
+
+def test_an_outdated_replica_serves_what_it_has_when_a_person_chose_it(metro: Metro) -> None:
+    device, _ = make_block(metro, "old")
+    metro.kernels.sh(EAST, f"dd if=/dev/urandom of={device} bs=1M count=4 oflag=direct")
+    for driver in metro.both:
+        driver.call("answer", handler="fence-peer", code=7)
+    metro.kernels.cut()
+    metro.wait(metro.west, "old", "alone", lambda s: s["connection"] != "Connected")
+    metro.west.call("act", name="old", act="outdate")
+    had = metro.images(POOL_IMAGE.format("old"))[1]
+    with pytest.raises(InsideError):
+        metro.west.call("stage", name="old", mode="Block")
+    metro.west.call("act", name="old", act="accept_outdated")
+    found = metro.wait(metro.west, "old", "good", lambda s: s["disk"] != "Outdated")
+    assert found["role"] == "Secondary"
+    chosen = str(metro.west.call("stage", name="old", mode="Block"))
+    assert metro.kernels.sh(WEST, f"sha256sum {chosen}").split()[0] == had
+    metro.west.call("unstage", name="old")
+    metro.east.call("unstage", name="old")
+    assert metro.images(POOL_IMAGE.format("old"))[1] == had
+
+
+def test_an_outdated_replica_beside_a_newer_one_is_not_declared_good(metro: Metro) -> None:
+    _, minor = make_block(metro, "newer")
+    metro.east.call("unstage", name="newer")
+    metro.kernels.sh(WEST, f"drbdsetup detach {minor} --force")
+    metro.wait(metro.west, "newer", "without a disk", lambda s: s["disk"] == "Diskless")
+    with pytest.raises(InsideError):
+        metro.west.call("act", name="newer", act="accept_outdated")
